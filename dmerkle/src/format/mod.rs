@@ -1,0 +1,6 @@
+//! Every on-disk structure, a file each. Offsets live here and nowhere else.
+
+pub mod body;
+pub mod bytes;
+pub mod extent;
+pub mod pointer;

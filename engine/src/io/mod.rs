@@ -1,0 +1,5 @@
+//! Every system call on the store's file.
+
+pub mod disk;
+
+pub use disk::Disk;

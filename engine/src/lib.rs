@@ -1,0 +1,6 @@
+//! # engine: how the bytes survive
+//!
+//! A store is one file of many named trees, crash-safe, with one log and one allocator.
+
+pub mod io;
+pub mod world;

@@ -1,0 +1,2 @@
+//! The dynomite command.
+fn main() {}
