@@ -3,4 +3,5 @@
 pub mod body;
 pub mod bytes;
 pub mod extent;
+pub mod node;
 pub mod pointer;
