@@ -3,4 +3,8 @@
 pub mod body;
 pub mod bytes;
 pub mod extent;
+pub mod layout;
+pub mod log_block;
 pub mod pointer;
+pub mod record;
+pub mod superblock;
