@@ -4,6 +4,7 @@
 //! steps that ask for bytes) to meaning; how the bytes survive is the engine's business.
 #![forbid(unsafe_code)]
 
+pub mod diff;
 pub mod error;
 pub mod fingerprint;
 pub mod format;
