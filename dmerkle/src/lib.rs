@@ -10,6 +10,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod format;
 pub mod geometry;
+pub mod recover;
 pub mod tree;
 pub mod types;
 
