@@ -16,11 +16,12 @@ use super::aligned::AlignedBuf;
 use super::disk::Disk;
 use super::ring::{self, OpenRing, Sleeper};
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -114,6 +115,8 @@ enum Way {
         workers: Vec<JoinHandle<()>>,
         /// One per ring; none for plain threads, which sleep in the channel.
         sleepers: Vec<Arc<Sleeper>>,
+        /// Requests that a sleeper takes at once.
+        depth: usize,
     },
 }
 
@@ -186,24 +189,42 @@ impl IoPool {
     /// Hands over a request. Panics, here in the submitter's thread, on a write that the disk's
     /// rules forbid.
     pub fn submit(&self, request: Request) {
-        if let Op::Write { offset, buf } = &request.op
-            && let Err(error) = self.shared.disk.admit_write(*offset, buf.len())
-        {
-            return (request.done)(Err(error));
-        }
-        match &self.way {
-            Way::Inline(queue) => self.run_inline(queue, request),
-            Way::Queue {
-                requests, sleepers, ..
-            } => {
-                let requests = requests.as_ref().expect("the pool is not being dropped");
-                requests
-                    .send(request)
-                    .expect("the threads outlive the pool");
-                if !self.is_worker() {
-                    wake_one(sleepers);
+        self.submit_all([request]);
+    }
+
+    /// Hands over several requests: a thread that sleeps is woken for as many as it can take, not
+    /// for the first alone. Panics as [`IoPool::submit`] does.
+    pub fn submit_all(&self, requests: impl IntoIterator<Item = Request>) {
+        let mut queued = 0;
+        for request in requests {
+            if let Op::Write { offset, buf } = &request.op
+                && let Err(error) = self.shared.disk.admit_write(*offset, buf.len())
+            {
+                (request.done)(Err(error));
+                continue;
+            }
+            match &self.way {
+                Way::Inline(queue) => self.run_inline(queue, request),
+                Way::Queue { requests, .. } => {
+                    let requests = requests.as_ref().expect("the pool is not being dropped");
+                    requests
+                        .send(request)
+                        .expect("the threads outlive the pool");
+                    queued += 1;
                 }
             }
+        }
+        if let Way::Queue {
+            sleepers, depth, ..
+        } = &self.way
+        {
+            // This thread, if it is one of the pool's, looks at the queue after the completion
+            // that submits.
+            let awake = usize::from(self.is_worker());
+            wake(
+                sleepers,
+                usize::div_ceil(queued, *depth).saturating_sub(awake),
+            );
         }
     }
 
@@ -230,26 +251,18 @@ impl IoPool {
             let run = |op| self.shared.execute(op);
             return ops.into_iter().map(run).collect();
         }
-        let mut results: Vec<Option<io::Result<AlignedBuf>>> = Vec::new();
-        results.resize_with(ops.len(), || None);
-        let (sender, receiver) = crossbeam_channel::bounded(ops.len());
-        for (at, op) in ops.into_iter().enumerate() {
-            let sender = sender.clone();
-            let done = Box::new(move |result| {
-                // The receiver waits for all of us.
-                let _ = sender.send((at, result));
-            });
-            self.submit(Request { op, done });
-        }
-        drop(sender);
-        for (at, result) in receiver {
-            results[at] = Some(result);
-        }
-        let lost = || Err(io::Error::other("the I/O thread panicked at this request"));
-        results
-            .into_iter()
-            .map(|result| result.unwrap_or_else(lost))
-            .collect()
+        let count = ops.len();
+        let batch = Arc::new(Batch::new(count));
+        self.submit_all(ops.into_iter().enumerate().map(|(at, op)| {
+            let ticket = Ticket {
+                batch: Arc::clone(&batch),
+                at,
+                result: None,
+            };
+            let done = Box::new(move |result| ticket.hand_in(result));
+            Request { op, done }
+        }));
+        batch.wait()
     }
 
     fn run_inline(&self, queue: &Mutex<InlineQueue>, request: Request) {
@@ -323,14 +336,82 @@ fn stop(
     }
 }
 
-/// Wakes a ring that sleeps, if all that do not are busy. Whoever does not sleep looks at the queue
-/// before it does.
-fn wake_one(sleepers: &[Arc<Sleeper>]) {
-    // The request must be in the queue before we look for sleepers; see `Sleeper`.
+/// Wakes so many rings of those that sleep. Whoever does not sleep looks at the queue before it
+/// does.
+fn wake(sleepers: &[Arc<Sleeper>], mut count: usize) {
+    // The requests must be in the queue before we look for sleepers; see `Sleeper`.
     fence(Ordering::SeqCst);
     for sleeper in sleepers {
+        if count == 0 {
+            return;
+        }
         if sleeper.take() {
-            return sleeper.wake();
+            sleeper.wake();
+            count -= 1;
+        }
+    }
+}
+
+/// Requests that one thread waits for together, so that it is woken once.
+struct Batch {
+    state: Mutex<BatchState>,
+    all_done: Condvar,
+}
+
+struct BatchState {
+    results: Vec<Option<io::Result<AlignedBuf>>>,
+    /// Tickets not yet dropped.
+    left: usize,
+}
+
+/// Held by the completion of one request of a batch. Counts when dropped, so that a request whose
+/// execution panics is waited for no longer than any other.
+struct Ticket {
+    batch: Arc<Batch>,
+    at: usize,
+    result: Option<io::Result<AlignedBuf>>,
+}
+
+impl Batch {
+    fn new(count: usize) -> Self {
+        let mut results = Vec::new();
+        results.resize_with(count, || None);
+        Self {
+            state: Mutex::new(BatchState {
+                results,
+                left: count,
+            }),
+            all_done: Condvar::new(),
+        }
+    }
+
+    fn wait(&self) -> Vec<io::Result<AlignedBuf>> {
+        let mut state = self.state.lock();
+        while state.left > 0 {
+            self.all_done.wait(&mut state);
+        }
+        let lost = || Err(io::Error::other("the I/O thread panicked at this request"));
+        let results = mem::take(&mut state.results);
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(lost))
+            .collect()
+    }
+}
+
+impl Ticket {
+    fn hand_in(mut self, result: io::Result<AlignedBuf>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.batch.state.lock();
+        state.results[self.at] = self.result.take();
+        state.left -= 1;
+        if state.left == 0 {
+            self.batch.all_done.notify_one();
         }
     }
 }
@@ -414,6 +495,7 @@ fn start_threads(shared: &Arc<Shared>, options: PoolOptions) -> io::Result<Way> 
         requests,
         workers,
         sleepers: Vec::new(),
+        depth: 1,
     })
 }
 
@@ -444,6 +526,7 @@ fn start_rings(shared: &Arc<Shared>, options: PoolOptions, open: OpenRing) -> io
         requests,
         workers,
         sleepers,
+        depth: options.depth.max(1),
     })
 }
 

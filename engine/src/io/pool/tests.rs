@@ -2,9 +2,10 @@
 //! are refused, by a kernel or by a sandbox, the pool works without.
 
 use super::*;
-use crate::io::{FileDisk, places};
+use crate::io::{FileDisk, OpenError, places};
 use io_uring::IoUring;
 use std::os::fd::RawFd;
+use std::process::{Command, Stdio};
 use std::sync::Weak;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
@@ -392,5 +393,50 @@ fn under_a_seccomp_filter_threads_serve() {
             assert!(*read.unwrap() == *sector(63, 0));
         });
         sandboxed.join().unwrap();
+    }
+}
+
+/// Where the process to be killed finds its store; set for that process alone.
+const VICTIM: &str = "DYNOMITE_TEST_VICTIM";
+
+/// No test, but the process that the next one kills: it writes until then.
+#[test]
+#[ignore = "run by the test that kills it"]
+fn victim() {
+    let Some(path) = std::env::var_os(VICTIM) else {
+        return;
+    };
+    let disk: Arc<dyn Disk> = Arc::new(FileDisk::create(path.as_ref()).unwrap());
+    let pool = IoPool::new(disk, options(Backend::Auto)).unwrap();
+    loop {
+        fill(&pool, 1000);
+    }
+}
+
+#[test]
+fn who_is_killed_in_the_middle_of_writing_leaves_no_lock() {
+    for place in places::all() {
+        for _ in 0..2 {
+            let place = TempDir::new_in(place.path()).unwrap();
+            let path = place.path().join("store");
+            let mut victim = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "io::pool::tests::victim", "--ignored"])
+                .env(VICTIM, &path)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let begun = || std::fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+            while !begun() {
+                assert!(victim.try_wait().unwrap().is_none(), "it ended by itself");
+                thread::yield_now();
+            }
+            assert!(matches!(FileDisk::open(&path), Err(OpenError::Locked)));
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+            let disk = FileDisk::open(&path).unwrap();
+            let mut first = AlignedBuf::zeroed(SECTOR);
+            disk.read(0, &mut first).unwrap();
+            assert!(*first == *sector(0, 0) || first.iter().all(|&byte| byte == 0));
+        }
     }
 }
