@@ -337,7 +337,12 @@ impl Allocator {
         u32::try_from(self.regions.len()).expect("regions are counted in 32 bits")
     }
 
-    /// What is known of a region.
+    /// Whether the region's map is loaded, or was never needed.
+    pub fn is_loaded(&self, region: u32) -> bool {
+        self.regions[region as usize].loaded
+    }
+
+    /// What is known of a region. Looks at each of its free runs.
     pub fn region(&self, region: u32) -> RegionStats {
         let Region { loaded, free } = self.regions[region as usize];
         let largest = if loaded {
@@ -367,7 +372,7 @@ impl Allocator {
     /// node cluster.
     pub fn high_water(&self) -> BlockId {
         for region in (0..self.region_count()).rev() {
-            let loaded = self.regions[region as usize].loaded;
+            let loaded = self.is_loaded(region);
             let data = self.data(region);
             let tail = self.free.last_before(data.end);
             match tail.filter(|run| loaded && run.end == data.end) {
@@ -381,8 +386,8 @@ impl Allocator {
 
     /// What is free of a region, ascending; `None` if it is not loaded. For checking.
     pub fn free_runs(&self, region: u32) -> Option<Vec<Run>> {
-        let loaded = self.regions[region as usize].loaded;
-        loaded.then(|| self.free_pieces(self.data(region)).map(Span::run).collect())
+        self.is_loaded(region)
+            .then(|| self.free_pieces(self.data(region)).map(Span::run).collect())
     }
 }
 
