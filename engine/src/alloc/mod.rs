@@ -20,10 +20,9 @@
 //! best fit over coalesced free runs (`free_runs`). Both cost O(log n); a bitmap is scanned once, when
 //! its region is loaded.
 //!
-//! *Backed* is free space that the file system is known to have given to the file. After opening
-//! none is; `back` says so after an `fallocate`, and what was in use has been written and comes
-//! back as backed.
+//! Which free space the file system has given to the file is told in `backing`.
 
+mod backing;
 mod bits;
 mod clusters;
 mod free_runs;
@@ -143,27 +142,27 @@ impl Allocator {
     /// data unit on.
     pub fn allocate_node(&mut self, order: Order) -> Result<Placed, Shortage> {
         let units = checked_units(order, capacity(&self.geometry)).ok_or(Shortage::Full)?;
-        loop {
-            if let Some(run) = self.node_in_cluster(order) {
-                return Ok(self.placed(run));
-            }
-            let (run, cluster_order) = match self.place_for_cluster(order, false) {
-                Ok(place) => place,
-                Err(Shortage::Full) => match self.place_for_cluster(order, true) {
-                    Ok(place) => place,
-                    // What is free in clusters may join what is free beside them.
-                    Err(Shortage::Full) if self.dissolve_clusters() => continue,
-                    Err(shortage) => return Err(shortage),
-                },
-                Err(shortage) => return Err(shortage),
-            };
-            let start = self.aligned(run.start, 1 << cluster_order);
-            self.free.take(run, Span::at(start, 1 << cluster_order));
-            if cluster_order == order.0 {
-                return Ok(self.placed(Span::at(start, units)));
-            }
-            self.clusters.add(start, cluster_order);
+        if let Some(run) = self.node_in_cluster(order) {
+            return Ok(self.placed(run));
         }
+        // An aligned block that is no part of a cluster holds none of its units either, or it
+        // would hold the whole cluster, of which something is in use: the free runs decide alone.
+        let (run, cluster_order) = match self.place_for_cluster(order, false) {
+            Err(Shortage::Full) => self.place_for_cluster(order, true)?,
+            place => place?,
+        };
+        let start = self.aligned(run.start, 1 << cluster_order);
+        self.free.take(run, Span::at(start, 1 << cluster_order));
+        if cluster_order > order.0 {
+            self.clusters.add(start, cluster_order);
+            let first = self.clusters.take(order.0);
+            assert_eq!(
+                first,
+                Some(start),
+                "the new cluster is the only one with room"
+            );
+        }
+        Ok(self.placed(Span::at(start, units)))
     }
 
     /// Like [`Self::allocate_node`], but only from space that is backed already: a checkpoint on
@@ -337,7 +336,12 @@ impl Allocator {
         u32::try_from(self.regions.len()).expect("regions are counted in 32 bits")
     }
 
-    /// What is known of a region.
+    /// Whether the region's map is loaded, or was never needed.
+    pub fn is_loaded(&self, region: u32) -> bool {
+        self.regions[region as usize].loaded
+    }
+
+    /// What is known of a region. Looks at each of its free runs.
     pub fn region(&self, region: u32) -> RegionStats {
         let Region { loaded, free } = self.regions[region as usize];
         let largest = if loaded {
@@ -367,7 +371,7 @@ impl Allocator {
     /// node cluster.
     pub fn high_water(&self) -> BlockId {
         for region in (0..self.region_count()).rev() {
-            let loaded = self.regions[region as usize].loaded;
+            let loaded = self.is_loaded(region);
             let data = self.data(region);
             let tail = self.free.last_before(data.end);
             match tail.filter(|run| loaded && run.end == data.end) {
@@ -381,78 +385,8 @@ impl Allocator {
 
     /// What is free of a region, ascending; `None` if it is not loaded. For checking.
     pub fn free_runs(&self, region: u32) -> Option<Vec<Run>> {
-        let loaded = self.regions[region as usize].loaded;
-        loaded.then(|| self.free_pieces(self.data(region)).map(Span::run).collect())
-    }
-}
-
-/// Backing by the file system.
-impl Allocator {
-    /// Free units that are known to be backed.
-    pub fn backed_free_units(&self) -> u64 {
-        self.free.units() + self.clusters.free_units() - self.unbacked_free
-    }
-
-    /// Which units of `run` must be backed before they are written. The run may reach past what
-    /// was just handed out, so that more is backed at once: what it names beyond that is free or
-    /// waits to be backed, too.
-    pub fn unbacked_of(&self, run: Run) -> Vec<Run> {
-        self.unbacked.pieces(Span::of(run)).map(Span::run).collect()
-    }
-
-    /// The lowest unbacked units, `units` of them or fewer: what to back next when backed space
-    /// runs short.
-    pub fn unbacked_next(&self, units: u32) -> Result<Vec<Run>, Shortage> {
-        let mut left = u64::from(units);
-        let mut runs = Vec::new();
-        for span in self.unbacked.iter() {
-            if left == 0 {
-                break;
-            }
-            let end = span.end.min(span.start + left);
-            left -= end - span.start;
-            runs.push(Span::new(span.start, end).run());
-        }
-        if runs.is_empty() {
-            return Err(self.shortage(1));
-        }
-        Ok(runs)
-    }
-
-    /// Says that the file system has given these units to the file.
-    pub fn back(&mut self, run: Run) {
-        let span = Span::of(run);
-        let newly: Vec<Span> = self.unbacked.pieces(span).collect();
-        for piece in newly {
-            let free: u64 = self.free_pieces(piece).map(Span::len).sum();
-            self.unbacked_free -= free;
-        }
-        self.unbacked.remove(span);
-    }
-
-    /// Free backed runs of `units_min` and more, larger free runs first.
-    pub fn punchable(&self, units_min: u32) -> impl Iterator<Item = Run> + '_ {
-        let runs = self.free.at_least(units_min.max(1)).rev();
-        runs.flat_map(|run| self.unbacked.gaps(run))
-            .filter(move |gap| gap.len() >= u64::from(units_min))
-            .map(Span::run)
-    }
-
-    /// Takes a punchable run, at most `units_max` of it, so that nobody writes there while a hole
-    /// is punched. It may be punched in pieces; then [`Self::punched`] gives it back.
-    pub fn claim_punchable(&mut self, units_min: u32, units_max: u32) -> Option<Run> {
-        let found = Span::of(self.punchable(units_min).next()?);
-        let keep = found.len().saturating_sub(u64::from(units_max));
-        let part = Span::new(found.start + keep, found.end);
-        let whole = self.free.last_before(part.end)?;
-        self.free.take(whole, part);
-        Some(self.placed(part).run)
-    }
-
-    /// Gives back a claimed run that is a hole of the file now.
-    pub fn punched(&mut self, run: Run) {
-        self.unbacked.insert(Span::of(run));
-        self.free(run);
+        self.is_loaded(region)
+            .then(|| self.free_pieces(self.data(region)).map(Span::run).collect())
     }
 }
 

@@ -69,9 +69,9 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(regions_max: u32) -> Self {
         let geometry = Geometry {
-            regions_max: 5,
+            regions_max,
             ..Geometry::tiny()
         };
         Self {
@@ -189,6 +189,8 @@ impl World {
                 if let Some(placed) = self.follow(|a| a.allocate_node(Order(order))) {
                     self.check_alignment(placed.run, order);
                     self.take(placed);
+                } else {
+                    self.check_full(1 << order, 1 << order);
                 }
             }
             Step::NodeBacked(order) => {
@@ -202,6 +204,8 @@ impl World {
                 if let Some(placed) = self.follow(|a| a.allocate_extent(units)) {
                     assert_eq!(placed.run.units, units);
                     self.take(placed);
+                } else {
+                    self.check_full(units, 1);
                 }
             }
             Step::Free(at) => {
@@ -318,6 +322,20 @@ impl World {
         assert_eq!((run.start.0 - self.data(region).start) % (1 << order), 0);
     }
 
+    /// That no region has a free run of `units` that is aligned so.
+    fn check_full(&self, units: u32, align: usize) {
+        for region in 0..self.geometry.regions_max {
+            let data = self.data(region);
+            for start in (data.start..=data.end.saturating_sub(units.into())).step_by(align) {
+                let run = self.index(start)..self.index(start) + units as usize;
+                assert!(
+                    self.units[run].iter().any(|unit| unit.used),
+                    "{units} units are free at {start}"
+                );
+            }
+        }
+    }
+
     fn check(&self) {
         self.allocator.free.verify();
         self.allocator.clusters.verify();
@@ -362,9 +380,10 @@ impl World {
 proptest! {
     #[test]
     fn no_unit_has_two_owners_and_none_is_lost(
+        regions_max in 1u32..5,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(regions_max);
         for step in &steps {
             world.apply(step);
             world.check();
