@@ -23,7 +23,7 @@
 //! refusal: kind 3 | version | key id u64
 //! ```
 //!
-//! Numbers without a size are LEB128. A sum is 6 bytes, 16 if the shape says so. A key is a byte
+//! Numbers without a size are LEB128. A sum is 5 bytes, 16 if the shape says so. A key is a byte
 //! of two nibbles (bytes shared with the key before it, bytes that follow; 15 = more in a number
 //! after it), then its rest. The key before the first key of an answer is its query's low bound.
 //!
@@ -36,14 +36,15 @@ use crate::format::body::KEY_BYTES_MAX;
 use crate::format::bytes::Reader;
 use crate::types::{Sum, Summary};
 
-/// Bytes of a subrange's sum. 2^48 against a false "equal", which the totals catch in the end.
-pub(super) const NARROW_BYTES: usize = 6;
+/// Bytes of a subrange's sum. One in 2^40 that differ looks equal, which the totals catch in the
+/// end, at the price of a second walk.
+pub(super) const NARROW_BYTES: usize = 5;
 
 /// The largest leaf that a responder takes.
 pub(super) const LEAF_LOG2_MAX: u8 = 15;
 
-/// Room for the longest key in a frame: two lengths, and the successor of a longest key.
-pub(super) const KEY_ROOM: usize = KEY_BYTES_MAX + 1 + 1 + 2 * 3;
+/// The most that a key takes in a frame besides its bytes.
+pub(super) const KEY_LENGTH_BYTES: usize = 1 + 2 * 2;
 
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
