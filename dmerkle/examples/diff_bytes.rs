@@ -71,7 +71,7 @@ fn measure(mine: &mut Sorted, theirs: &mut Sorted, limits: Limits) -> Cost {
         }
         .expect("a peer of ours");
     }
-    cost.asking = started.elapsed() - cost.answering;
+    cost.asking = started.elapsed().saturating_sub(cost.answering);
     cost
 }
 
@@ -100,10 +100,13 @@ fn main() {
         for differing in [0, 1, 100, 1000, 10_000, 100_000] {
             let (mut mine, mut theirs) = (base.clone(), base.clone());
             for i in 0..differing.min(entries) {
-                match (kind, i % 3) {
-                    ("changed", _) | (_, 0) => theirs[i].1 = chance.sum(),
-                    (_, 1) => drop(mine.push(chance.entry())),
-                    _ => drop(theirs.push(chance.entry())),
+                let other = chance.entry();
+                if kind == "changed" || i % 3 == 0 {
+                    theirs[i].1 = other.1;
+                } else if i % 3 == 1 {
+                    mine.push(other);
+                } else {
+                    theirs.push(other);
                 }
             }
             let (mut mine, mut theirs) = (Sorted::new(0, mine), Sorted::new(0, theirs));

@@ -4,11 +4,8 @@
 //! the work allowed for it; the asker repeats the rest. Every answer is true of the snapshot.
 
 use super::sketch::{self, CAPACITY_MAX};
-use super::wire::{KEY_LENGTH_BYTES, Query, Says, Shape, Split, Writer, read_request, refusal};
-use super::{
-    Contents, Entries, Error, FRAME_BYTES_MAX, KeyRange, PAGE_ENTRIES, PARTS, boundaries, short_id,
-    shown,
-};
+use super::wire::{Query, Room, Says, Shape, Split, Writer, read_request, refusal};
+use super::{Contents, Entries, Error, KeyRange, PAGE_ENTRIES, PARTS, boundaries, short_id, shown};
 use crate::types::Summary;
 
 /// Entries that one frame may make this side read; an honest asker stays far below.
@@ -47,7 +44,7 @@ pub fn respond<C: Contents>(contents: &mut C, frame: &[u8]) -> Result<Vec<u8>, E
             break;
         }
         writer.says(range, query, own, &says);
-        if writer.out.len() > FRAME_BYTES_MAX {
+        if writer.is_over() {
             writer.out.truncate(written);
             break;
         }
@@ -113,7 +110,7 @@ impl<C: Contents> Responder<'_, C> {
         range: &KeyRange,
         query: &Query,
         own: Summary,
-        room: usize,
+        room: Room,
     ) -> Result<Says, Error<C::Error>> {
         match query {
             Query::Total(_) | Query::Compare { .. } if self.is_equal(query, own) => Ok(Says::Equal),
@@ -152,7 +149,7 @@ impl<C: Contents> Responder<'_, C> {
         range: &KeyRange,
         own: Summary,
         theirs: u64,
-        room: usize,
+        room: Room,
     ) -> Result<Says, Error<C::Error>> {
         let larger = own.count.max(theirs);
         if own.count <= 1 || theirs == 0 || (own.count <= FEW && theirs > self.shape.leaf()) {
@@ -231,10 +228,9 @@ impl<C: Contents> Responder<'_, C> {
         range: &KeyRange,
         own: Summary,
         ids: &[u32],
-        room: usize,
+        mut room: Room,
     ) -> Result<Says, Error<C::Error>> {
         let salt = self.shape.salt;
-        let mut room = Room(room);
         let mut complete = true;
         let mut entries: Entries = Vec::new();
         let mut gather = |key: &[u8], sum| {
@@ -253,8 +249,7 @@ impl<C: Contents> Responder<'_, C> {
     }
 
     /// All entries, as far as there is room.
-    fn list(&mut self, range: &KeyRange, room: usize) -> Result<Says, Error<C::Error>> {
-        let mut room = Room(room);
+    fn list(&mut self, range: &KeyRange, mut room: Room) -> Result<Says, Error<C::Error>> {
         let mut entries: Entries = Vec::new();
         let mut rest = range.clone();
         while !rest.is_empty() {
@@ -281,21 +276,5 @@ impl<C: Contents> Responder<'_, C> {
             complete: true,
             entries,
         })
-    }
-}
-
-/// What is left of a frame for the entries of an answer.
-struct Room(usize);
-
-impl Room {
-    /// Whether an entry with this key fits; then it is taken off. 64 bytes stay for the answer's
-    /// own fields.
-    fn take(&mut self, key: &[u8]) -> bool {
-        let bytes = key.len() + KEY_LENGTH_BYTES + 16;
-        let fits = bytes + 64 <= self.0;
-        if fits {
-            self.0 -= bytes;
-        }
-        fits
     }
 }

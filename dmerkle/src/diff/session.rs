@@ -375,7 +375,7 @@ impl Session {
             if flying.is_empty() || (due + answer <= ANSWER_BYTES_AIM && !frugal) {
                 writer.query(&open.range, &query);
             }
-            if writer.out.len() > FRAME_BYTES_MAX || writer.out.len() == written {
+            if writer.is_over() || writer.out.len() == written {
                 writer.out.truncate(written);
                 self.stack.push(open);
                 break;
