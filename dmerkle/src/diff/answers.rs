@@ -7,9 +7,7 @@
 use super::session::{Flying, Open, Session, Task, Told};
 use super::sketch::{self, CAPACITY_MAX};
 use super::wire::{Answer, Answers, Query, Says, Split};
-use super::{
-    Contents, Difference, Entries, Error, KeyRange, PAGE_ENTRIES, PARTS, short_id, shown, successor,
-};
+use super::{Contents, Difference, Entries, Error, KeyRange, PARTS, short_id, shown, successor};
 use crate::types::{Sum, Summary};
 use std::collections::VecDeque;
 
@@ -17,11 +15,11 @@ use std::collections::VecDeque;
 /// cuts gets here.
 const DEPTH_MAX: u8 = 40;
 
-/// A sketch that fails at this many sums is not prolonged: halves of the range decode faster.
-const PROLONG_MAX: usize = 40;
+/// A sketch that fails at this many sums is not prolonged: its range is cut.
+const PROLONG_MAX: usize = CAPACITY_MAX as usize;
 
 /// A range with fewer entries is not cut because its sketch failed once.
-const CUT_ENTRIES: u64 = 512;
+const CUT_ENTRIES: u64 = 128;
 
 /// Bytes of ranges to be asked about next, above which a sketch is put off and asked for again.
 const NEXT_UP_BYTES_MAX: usize = 16 << 20;
@@ -65,7 +63,7 @@ impl Session {
             return Err(Error::Peer("there are more answers than questions"));
         }
         let suggested = sketch::capacity(frame.unequal, frame.compared);
-        let most_failed = frame.failed * 2 > frame.sketches;
+        let most_failed = frame.sketches >= 8 && frame.failed * 8 > frame.sketches * 7;
         for open in &mut self.next_up[first..] {
             let Task::Sketch { have, to, theirs } = &mut open.task else {
                 continue;
@@ -77,7 +75,7 @@ impl Session {
             if held == 0 {
                 *to = suggested;
             } else if held < PROLONG_MAX && !(most_failed && *theirs > CUT_ENTRIES) {
-                let longer = u32::try_from(held + (held / 2).max(4)).expect("a small number");
+                let longer = u32::try_from(held + held.max(4)).expect("a small number");
                 *to = longer.min(CAPACITY_MAX);
             } else {
                 open.task = Task::Divide { parts: 4 };
@@ -208,7 +206,7 @@ impl Session {
         open: Open,
         query: &Query,
         counted: Option<Summary>,
-        sums: Vec<u32>,
+        mut sums: Vec<u32>,
         frame: &mut Frame,
     ) -> Result<(), Error<C::Error>> {
         let (mut have, theirs) = match (open.task, counted) {
@@ -236,23 +234,23 @@ impl Session {
             self.later(again);
             return Ok(());
         }
-        have.extend(sums);
         frame.sketches += 1;
-        let own = self.leaf_entries(contents, &open.range)?;
-        let mut left = have.clone();
-        sketch::add(&mut left, 0, sketch::ids(&own, self.shape.salt));
-        let sorted = self.by_id(&own);
-        let decoded = sketch::decode(&left).filter(|ids| !ids.is_empty());
+        let own = self.leaf(contents, &open.range)?;
+        let from = u32::try_from(have.len()).expect("at most 64");
+        sketch::add(&mut sums, from, &own.ids);
+        have.extend(sums);
+        let sorted = own.by_id();
+        let decoded = sketch::decode(&have).filter(|ids| !ids.is_empty());
         let (foreign, known) = partition(decoded.unwrap_or_default(), &sorted);
-        let gain = i128::from(theirs) - own.len() as i128;
+        let gain = i128::from(theirs) - own.ids.len() as i128;
         let fits = foreign.len() as i128 - known.len() as i128 == gain;
         if foreign.len() + known.len() > 0 && fits {
-            let mine = pick(own, known);
+            let mine = own.pick(known);
             self.settle(open.range, open.depth, foreign, mine);
             return Ok(());
         }
         frame.failed += 1;
-        let task = Self::after_failure(have, own.len() as u64, theirs, open.depth);
+        let task = Self::after_failure(have, own.ids.len() as u64, theirs, open.depth);
         self.later(Open::new(open.range, open.depth, task));
         Ok(())
     }
@@ -293,11 +291,11 @@ impl Session {
         if ids.len() > CAPACITY_MAX as usize {
             return Err(Error::Peer("more ids came than sums were asked for"));
         }
-        let own = self.leaf_entries(contents, &open.range)?;
+        let own = self.leaf(contents, &open.range)?;
         let mut theirs = ids.to_vec();
         theirs.sort_unstable();
         theirs.dedup();
-        let sorted = self.by_id(&own);
+        let sorted = own.by_id();
         let foreign: Vec<u32> = (theirs.iter().copied())
             .filter(|id| sorted.binary_search_by_key(id, |(own, _)| *own).is_err())
             .collect();
@@ -310,7 +308,7 @@ impl Session {
             self.later(Open::new(open.range, open.depth, Task::List));
             return Ok(());
         }
-        let mine = pick(own, known);
+        let mine = own.pick(known);
         self.settle(open.range, open.depth, foreign, mine);
         Ok(())
     }
@@ -413,30 +411,54 @@ impl Session {
     }
 
     /// The own entries of a range that the peer settles by ids.
-    fn leaf_entries<C: Contents>(
+    fn leaf<C: Contents>(
         &self,
         contents: &mut C,
         range: &KeyRange,
-    ) -> Result<Entries, Error<C::Error>> {
-        // More than a leaf only if the peer does not keep to it.
-        let most = usize::try_from(self.shape.leaf()).expect("at most 32768") + PAGE_ENTRIES;
-        let own = (contents.entries(&range.low, range.high(), most)).map_err(Error::Contents)?;
-        if own.len() == most {
-            return Err(Error::Peer(
-                "a range is settled by ids that is too large for it",
-            ));
+    ) -> Result<Leaf, Error<C::Error>> {
+        let most = usize::try_from(self.shape.leaf()).expect("at most 32768");
+        let mut leaf = Leaf::default();
+        let mut gather = |key: &[u8], sum| {
+            leaf.keys.extend_from_slice(key);
+            leaf.ends.push(leaf.keys.len());
+            leaf.sums.push(sum);
+            leaf.ids.push(short_id(sum, self.shape.salt));
+        };
+        (contents.visit(&range.low, range.high(), most + 1, &mut gather))
+            .map_err(Error::Contents)?;
+        if leaf.ids.len() > most {
+            return Err(Error::Peer("too large a range is settled by ids"));
         }
-        Ok(own)
+        Ok(leaf)
     }
+}
 
-    /// The ids of entries, ascending, and which entry it is.
-    fn by_id(&self, entries: &[(Vec<u8>, Sum)]) -> Vec<(u32, usize)> {
-        let mut sorted: Vec<(u32, usize)> = sketch::ids(entries, self.shape.salt)
-            .enumerate()
-            .map(|(at, id)| (id, at))
-            .collect();
+/// The own entries of a range that is settled by ids, keys one after the other.
+#[derive(Default)]
+struct Leaf {
+    keys: Vec<u8>,
+    ends: Vec<usize>,
+    sums: Vec<Sum>,
+    ids: Vec<u32>,
+}
+
+impl Leaf {
+    /// The ids, ascending, and which entry it is.
+    fn by_id(&self) -> Vec<(u32, usize)> {
+        let mut sorted: Vec<_> = self.ids.iter().copied().zip(0..).collect();
         sorted.sort_unstable();
         sorted
+    }
+
+    /// The entries at `places`, in the order of their keys.
+    fn pick(&self, mut places: Vec<usize>) -> Entries {
+        places.sort_unstable();
+        places.dedup();
+        let entry = |at: usize| {
+            let from = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+            (self.keys[from..self.ends[at]].to_vec(), self.sums[at])
+        };
+        places.into_iter().map(entry).collect()
     }
 }
 
@@ -462,13 +484,4 @@ fn partition(ids: Vec<u32>, own: &[(u32, usize)]) -> (Vec<u32>, Vec<usize>) {
         Err(_) => true,
     });
     (foreign, known)
-}
-
-/// The entries at `places`, in the order of their keys.
-fn pick(entries: Entries, mut places: Vec<usize>) -> Entries {
-    places.sort_unstable();
-    let mut entries: Vec<_> = entries.into_iter().map(Some).collect();
-    (places.into_iter())
-        .filter_map(|place| entries[place].take())
-        .collect()
 }

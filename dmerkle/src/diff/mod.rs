@@ -82,6 +82,21 @@ pub trait Contents {
         high: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Sum)>, Self::Error>;
+
+    /// The same, each shown to `visit`. Ranges to be sketched are read by this: what can show an
+    /// entry without copying its key should.
+    fn visit(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Sum),
+    ) -> Result<(), Self::Error> {
+        for (key, sum) in self.entries(low, high, limit)? {
+            visit(&key, sum);
+        }
+        Ok(())
+    }
 }
 
 /// One entry that differs. At least one side has it, and the two are never equal.

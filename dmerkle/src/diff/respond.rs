@@ -4,11 +4,8 @@
 //! the work allowed for it; the asker repeats the rest. Every answer is true of the snapshot.
 
 use super::sketch::{self, CAPACITY_MAX};
-use super::wire::{KEY_ROOM, Query, Says, Shape, Split, Writer, read_request, refusal};
-use super::{
-    Contents, Entries, Error, FRAME_BYTES_MAX, KeyRange, PAGE_ENTRIES, PARTS, boundaries, short_id,
-    shown,
-};
+use super::wire::{Query, Room, Says, Shape, Split, Writer, read_request, refusal};
+use super::{Contents, Entries, Error, KeyRange, PAGE_ENTRIES, PARTS, boundaries, short_id, shown};
 use crate::types::Summary;
 
 /// Entries that one frame may make this side read; an honest asker stays far below.
@@ -33,6 +30,7 @@ pub fn respond<C: Contents>(contents: &mut C, frame: &[u8]) -> Result<Vec<u8>, E
         contents,
         shape: request.shape,
         capacity: 0,
+        dense: false,
         work: 0,
     };
     let summaries = responder.summaries(&queries)?;
@@ -46,7 +44,7 @@ pub fn respond<C: Contents>(contents: &mut C, frame: &[u8]) -> Result<Vec<u8>, E
             break;
         }
         writer.says(range, query, own, &says);
-        if writer.out.len() > FRAME_BYTES_MAX {
+        if writer.is_over() {
             writer.out.truncate(written);
             break;
         }
@@ -57,11 +55,18 @@ pub fn respond<C: Contents>(contents: &mut C, frame: &[u8]) -> Result<Vec<u8>, E
     Ok(writer.out)
 }
 
+/// If that many ranges are compared and all differ, sketches would be sized blindly: ranges of
+/// more than [`DENSE_ENTRIES`] are cut once more, at a third of what a failed sketch costs.
+const DENSE_RANGES: u64 = 64;
+const DENSE_ENTRIES: u64 = 128;
+
 struct Responder<'a, C> {
     contents: &'a mut C,
     shape: Shape,
     /// Sums to a sketch, as the share of unequal ranges suggests.
     capacity: u32,
+    /// Whether nearly all ranges are unequal: then nobody knows how many differences each has.
+    dense: bool,
     /// Entries read for this frame.
     work: u64,
 }
@@ -78,7 +83,9 @@ impl<C: Contents> Responder<'_, C> {
             unequal += u64::from(!self.is_equal(query, own));
             summaries.push(own);
         }
-        self.capacity = sketch::capacity(unequal, queries.len() as u64);
+        let ranges = queries.len() as u64;
+        self.capacity = sketch::capacity(unequal, ranges);
+        self.dense = ranges >= DENSE_RANGES && unequal == ranges;
         Ok(summaries)
     }
 
@@ -103,7 +110,7 @@ impl<C: Contents> Responder<'_, C> {
         range: &KeyRange,
         query: &Query,
         own: Summary,
-        room: usize,
+        room: Room,
     ) -> Result<Says, Error<C::Error>> {
         match query {
             Query::Total(_) | Query::Compare { .. } if self.is_equal(query, own) => Ok(Says::Equal),
@@ -125,9 +132,9 @@ impl<C: Contents> Responder<'_, C> {
                 }
                 let mut ids = ids.clone();
                 ids.sort_unstable();
-                self.list(range, room, Some(&ids))
+                self.fetch(range, own, &ids, room)
             }
-            Query::List => self.list(range, room, None),
+            Query::List => self.list(range, room),
         }
     }
 
@@ -142,11 +149,14 @@ impl<C: Contents> Responder<'_, C> {
         range: &KeyRange,
         own: Summary,
         theirs: u64,
-        room: usize,
+        room: Room,
     ) -> Result<Says, Error<C::Error>> {
         let larger = own.count.max(theirs);
         if own.count <= 1 || theirs == 0 || (own.count <= FEW && theirs > self.shape.leaf()) {
-            return self.list(range, room, None);
+            return self.list(range, room);
+        }
+        if self.dense && own.count > DENSE_ENTRIES {
+            return self.split(range, own, 4);
         }
         if larger <= self.shape.leaf() {
             return self.sketch(range, own, 0, self.capacity);
@@ -199,59 +209,66 @@ impl<C: Contents> Responder<'_, C> {
     ) -> Result<Says, Error<C::Error>> {
         let salt = self.shape.salt;
         let mut ids = Vec::new();
-        let mut sums = vec![0; (to - from) as usize];
-        let as_ids = own.count <= u64::from(to - from);
-        let mut rest = range.clone();
-        while !rest.is_empty() {
-            let page = self.page(&rest, PAGE_ENTRIES)?;
-            if as_ids {
-                ids.extend(sketch::ids(&page, salt));
-            } else {
-                sketch::add(&mut sums, from, sketch::ids(&page, salt));
-            }
-            match page.last() {
-                Some((key, _)) if page.len() == PAGE_ENTRIES => rest = rest.after(key),
-                _ => break,
-            }
+        let mut gather = |_: &[u8], sum| ids.push(short_id(sum, salt));
+        (self.contents)
+            .visit(&range.low, range.high(), usize::MAX, &mut gather)
+            .map_err(Error::Contents)?;
+        self.work += own.count;
+        if ids.len() <= (to - from) as usize {
+            return Ok(Says::Ids(ids));
         }
-        Ok(if as_ids {
-            Says::Ids(ids)
-        } else {
-            Says::Sketch(sums)
-        })
+        let mut sums = vec![0; (to - from) as usize];
+        sketch::add(&mut sums, from, &ids);
+        Ok(Says::Sketch(sums))
     }
 
-    /// Entries from the front as far as there is room, all or those with one of `ids` (sorted).
-    fn list(
+    /// The entries with one of `ids`, which ascend, as far as there is room.
+    fn fetch(
         &mut self,
         range: &KeyRange,
-        room: usize,
-        ids: Option<&[u32]>,
+        own: Summary,
+        ids: &[u32],
+        mut room: Room,
     ) -> Result<Says, Error<C::Error>> {
         let salt = self.shape.salt;
-        let mut room = room.saturating_sub(64);
+        let mut complete = true;
+        let mut entries: Entries = Vec::new();
+        let mut gather = |key: &[u8], sum| {
+            if complete && ids.binary_search(&short_id(sum, salt)).is_ok() {
+                complete = room.take(key);
+                if complete {
+                    entries.push((key.to_vec(), sum));
+                }
+            }
+        };
+        (self.contents)
+            .visit(&range.low, range.high(), usize::MAX, &mut gather)
+            .map_err(Error::Contents)?;
+        self.work += own.count;
+        Ok(Says::Entries { complete, entries })
+    }
+
+    /// All entries, as far as there is room.
+    fn list(&mut self, range: &KeyRange, mut room: Room) -> Result<Says, Error<C::Error>> {
         let mut entries: Entries = Vec::new();
         let mut rest = range.clone();
         while !rest.is_empty() {
-            let page = self.page(&rest, PAGE_ENTRIES)?;
-            let last = page.last().map(|(key, _)| key.clone());
-            let is_full = page.len() == PAGE_ENTRIES;
+            let page = (self.contents)
+                .entries(&rest.low, rest.high(), PAGE_ENTRIES)
+                .map_err(Error::Contents)?;
+            self.work += page.len() as u64;
+            let is_last = page.len() < PAGE_ENTRIES;
             for (key, sum) in page {
-                if ids.is_some_and(|ids| ids.binary_search(&short_id(sum, salt)).is_err()) {
-                    continue;
-                }
-                let bytes = key.len() + KEY_ROOM - crate::format::body::KEY_BYTES_MAX + 16;
-                if bytes > room {
+                if !room.take(&key) {
                     return Ok(Says::Entries {
                         complete: false,
                         entries,
                     });
                 }
-                room -= bytes;
                 entries.push((key, sum));
             }
-            match last {
-                Some(key) if is_full => rest = rest.after(&key),
+            match entries.last() {
+                Some((key, _)) if !is_last => rest = rest.after(key),
                 _ => break,
             }
         }
@@ -259,13 +276,5 @@ impl<C: Contents> Responder<'_, C> {
             complete: true,
             entries,
         })
-    }
-
-    fn page(&mut self, range: &KeyRange, limit: usize) -> Result<Entries, Error<C::Error>> {
-        let page = (self.contents)
-            .entries(&range.low, range.high(), limit)
-            .map_err(Error::Contents)?;
-        self.work += page.len() as u64;
-        Ok(page)
     }
 }

@@ -33,7 +33,8 @@ pub(super) enum Task {
     Divide { parts: u64 },
     /// Compare as it is.
     Compare,
-    /// Ask for power sums behind those that are there. The peer has `theirs` entries.
+    /// Ask for power sums behind those that `have` holds, which are sums of the difference: the own
+    /// ones are added already. The peer has `theirs` entries.
     Sketch {
         have: Vec<u32>,
         to: u32,
@@ -374,7 +375,7 @@ impl Session {
             if flying.is_empty() || (due + answer <= ANSWER_BYTES_AIM && !frugal) {
                 writer.query(&open.range, &query);
             }
-            if writer.out.len() > FRAME_BYTES_MAX || writer.out.len() == written {
+            if writer.is_over() || writer.out.len() == written {
                 writer.out.truncate(written);
                 self.stack.push(open);
                 break;
@@ -435,7 +436,7 @@ impl Session {
                 if *count > self.shape.leaf() { 220 } else { 60 }
             }
             Query::Sketch { from, to } => 4 + 4 * (*to as usize).saturating_sub(*from as usize),
-            Query::Fetch(ids) => 4 + 40 * ids.len(),
+            Query::Fetch(ids) => 4 + 36 * ids.len(),
             Query::List => 1024,
         }
     }

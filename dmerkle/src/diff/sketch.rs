@@ -7,9 +7,6 @@
 //! Berlekamp's trace algorithm finds the roots). A larger difference mostly decodes to nothing,
 //! sometimes to rubbish: the caller checks what it gets against counts, ids and sums.
 
-use super::short_id;
-use crate::types::Sum;
-
 /// The most sums of a sketch: decoding costs the square, and computing them all the entries times
 /// this.
 pub(super) const CAPACITY_MAX: u32 = 64;
@@ -51,8 +48,7 @@ fn reduce(product: u64) -> u32 {
     };
     debug_assert_eq!(MODULUS, 1 | 1 << 2 | 1 << 3 | 1 << 7);
     // The first fold leaves at most 38 bits, the second 32.
-    let folded = fold(fold(product));
-    u32::try_from(folded).expect("two folds leave 32 bits")
+    (fold(fold(product)) & 0xffff_ffff) as u32
 }
 
 fn times(a: u32, b: u32) -> u32 {
@@ -94,22 +90,23 @@ fn power(element: u32, mut exponent: u32) -> u32 {
     result
 }
 
-/// The power sums numbered `from..from + sums.len()` (the exponent of number `i` is `2i + 1`) of
-/// the ids of `fingerprints`, added to `sums`.
-pub(super) fn add(sums: &mut [u32], from: u32, ids: impl Iterator<Item = u32>) {
-    for id in ids {
-        let step = Factor::new(square(id));
-        let mut term = power(id, 2 * from + 1);
+/// Adds the power sums of `ids` numbered `from..from + sums.len()` to `sums`; the exponent of
+/// number `i` is `2i + 1`.
+pub(super) fn add(sums: &mut [u32], from: u32, ids: &[u32]) {
+    // Four ids at once, because each multiplication waits for the one before it. The power sums
+    // of 0, which fills up the last four, are 0.
+    for four in ids.chunks(4) {
+        let mut padded = [0; 4];
+        padded[..four.len()].copy_from_slice(four);
+        let steps = padded.map(|id| Factor::new(square(id)));
+        let mut terms = padded.map(|id| power(id, 2 * from + 1));
         for sum in &mut *sums {
-            *sum ^= term;
-            term = step.times(term);
+            *sum ^= terms[0] ^ terms[1] ^ terms[2] ^ terms[3];
+            for (term, step) in terms.iter_mut().zip(&steps) {
+                *term = step.times(*term);
+            }
         }
     }
-}
-
-/// The ids of entries.
-pub(super) fn ids(entries: &[(Vec<u8>, Sum)], salt: u32) -> impl Iterator<Item = u32> {
-    entries.iter().map(move |(_, sum)| short_id(*sum, salt))
 }
 
 /// The ids of which `sums` are the odd power sums, if they are at most as many as the sums.
@@ -364,12 +361,13 @@ mod tests {
             let (mine, theirs): (Vec<u32>, Vec<u32>) = differing.iter().partition(|&id| id % 3 == 0);
             let capacity = differing.len() + spare;
             let mut sums = vec![0; capacity];
-            add(&mut sums, 0, shared.iter().chain(&mine).copied());
+            let all: Vec<u32> = shared.iter().chain(&mine).copied().collect();
+            add(&mut sums, 0, &all);
             // The other side's come in two pieces.
             let (front, back) = sums.split_at_mut(cut.min(capacity));
-            add(front, 0, shared.iter().chain(&theirs).copied());
-            let from = u32::try_from(front.len()).unwrap();
-            add(back, from, shared.iter().chain(&theirs).copied());
+            let all: Vec<u32> = shared.iter().chain(&theirs).copied().collect();
+            add(front, 0, &all);
+            add(back, u32::try_from(front.len()).unwrap(), &all);
             let found: BTreeSet<u32> = decode(&sums).unwrap().into_iter().collect();
             prop_assert_eq!(found, differing);
         }
@@ -378,7 +376,7 @@ mod tests {
         fn arbitrary_sums_decode_to_what_has_these_sums(sums in prop::collection::vec(any::<u32>(), 0..20)) {
             if let Some(ids) = decode(&sums) {
                 let mut again = vec![0; sums.len()];
-                add(&mut again, 0, ids.into_iter());
+                add(&mut again, 0, &ids);
                 prop_assert_eq!(again, sums);
             }
         }

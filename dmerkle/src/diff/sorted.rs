@@ -91,6 +91,20 @@ impl Contents for Sorted {
         let (from, to) = self.places(low, high);
         Ok(self.entries[from..to.min(from.saturating_add(limit))].to_vec())
     }
+
+    fn visit(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Sum),
+    ) -> Result<(), Infallible> {
+        let (from, to) = self.places(low, high);
+        for (key, sum) in &self.entries[from..to.min(from.saturating_add(limit))] {
+            visit(key, *sum);
+        }
+        Ok(())
+    }
 }
 
 /// The shortest key above `left` and at most `right`.

@@ -172,3 +172,338 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 }
+
+fn numbered(entries: u64) -> Map {
+    (0..entries)
+        .map(|n| (fingerprint(b"key", n).0.to_be_bytes().to_vec(), n))
+        .collect()
+}
+
+fn traffic(mine: &Map, theirs: &Map) -> Traffic {
+    let mut session = Session::new(KeyRange::default(), Limits::default());
+    let (found, traffic) = diff(&mut session, &mut sorted(mine), &mut sorted(theirs)).unwrap();
+    let expected = model(mine, theirs, &KeyRange::default());
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    traffic
+}
+
+#[test]
+fn equal_copies_cost_a_line() {
+    let map = numbered(100_000);
+    let traffic = traffic(&map, &map);
+    assert_eq!(traffic.frames, 2);
+    assert!(traffic.bytes <= 40, "{traffic:?}");
+}
+
+#[test]
+fn one_difference_costs_a_few_hundred_bytes() {
+    let mine = numbered(100_000);
+    for number in [0, 777, 99_999] {
+        let mut theirs = mine.clone();
+        let key = mine.keys().nth(number).unwrap().clone();
+        theirs.insert(key, u64::MAX);
+        let traffic = traffic(&mine, &theirs);
+        assert!(traffic.frames <= 6 && traffic.bytes <= 550, "{traffic:?}");
+    }
+}
+
+#[test]
+fn many_differences_cost_little_more_than_themselves() {
+    let mine = numbered(100_000);
+    let mut theirs = mine.clone();
+    for value in theirs.values_mut().filter(|value| **value % 100 == 0) {
+        *value += 1 << 32;
+    }
+    // The floor is 32 bytes each, key and fingerprint.
+    let traffic = traffic(&mine, &theirs);
+    assert!(traffic.bytes <= 64 * 1000, "{traffic:?}");
+}
+
+#[test]
+fn a_copy_against_nothing_is_told_once() {
+    let map = numbered(20_000);
+    let told = traffic(&Map::new(), &map);
+    assert!(told.bytes <= 20_000 * 36 + 2000, "{told:?}");
+    assert!(traffic(&map, &Map::new()).bytes <= 60);
+    assert!(traffic(&Map::new(), &Map::new()).bytes <= 40);
+}
+
+#[test]
+fn the_longest_keys_fit_their_frames() {
+    let keys = |range: std::ops::Range<u32>, value| -> Map {
+        let key = |n: u32| {
+            let mut key = n.reverse_bits().to_le_bytes().repeat(1024);
+            key[4092..].copy_from_slice(&n.to_be_bytes());
+            key
+        };
+        range.map(|n| (key(n), value)).collect()
+    };
+    let (mut mine, mut theirs) = (keys(0..150, 0), keys(0..150, 0));
+    mine.extend(keys(50..100, 1));
+    theirs.extend(keys(90..200, 2));
+    for leaf_log2 in [0, 3, 12] {
+        let all = KeyRange::default();
+        assert_finds(&mine, &theirs, all.clone(), small(leaf_log2, 4));
+        assert_finds(&theirs, &mine, all, small(leaf_log2, 4));
+    }
+}
+
+/// Two fingerprints that look alike in `view`.
+fn alike(view: impl Fn(Sum) -> u64) -> (Sum, Sum) {
+    let mut seen = BTreeMap::new();
+    (0..)
+        .map(|n| fingerprint(b"alike", n))
+        .find_map(|sum| seen.insert(view(sum), sum).map(|before| (before, sum)))
+        .unwrap()
+}
+
+fn assert_found_though_alike(mine: Sum, theirs: Sum) {
+    let with = |sum| {
+        let map = numbered(5000);
+        let key = map.keys().nth(2500).unwrap().clone();
+        let entries = map
+            .iter()
+            .map(|(key, n)| (key.clone(), fingerprint(key, *n)));
+        let copy = Sorted::new(KEY_ID, entries.chain([(key.clone(), sum)]));
+        (key, copy)
+    };
+    let ((key, mut one), (_, mut other)) = (with(mine), with(theirs));
+    let expected = Difference {
+        key,
+        mine: Some(mine),
+        theirs: Some(theirs),
+    };
+    for leaf_log2 in [4, 12] {
+        let mut session = Session::new(KeyRange::default(), small(leaf_log2, 1));
+        let (found, _) = diff(&mut session, &mut one, &mut other).unwrap();
+        assert!(!found.is_empty() && found.iter().all(|one| *one == expected));
+    }
+}
+
+#[test]
+fn entries_with_equal_short_ids_do_not_hide() {
+    let (mine, theirs) = alike(|sum| short_id(sum, 0).into());
+    assert_found_though_alike(mine, theirs);
+}
+
+#[test]
+fn sums_that_look_equal_do_not_hide() {
+    let mine = fingerprint(b"one", 1);
+    assert_found_though_alike(mine, Sum(mine.0 ^ 1 << 127));
+}
+
+#[test]
+fn other_fingerprint_keys_do_not_mean_that_all_differs() {
+    let mut mine = sorted(&numbered(10));
+    let mut theirs = Sorted::new(KEY_ID + 1, []);
+    let mut session = Session::new(KeyRange::default(), Limits::default());
+    let expected = Error::DifferentFingerprintKey {
+        mine: KEY_ID,
+        theirs: KEY_ID + 1,
+    };
+    assert_eq!(
+        diff(&mut session, &mut mine, &mut theirs).unwrap_err(),
+        expected
+    );
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let mut mine = sorted(&numbered(10));
+    let mut session = Session::new(KeyRange::default(), Limits::default());
+    let mut frame = session.start(&mut mine).unwrap().frames.remove(0);
+    frame[1] = VERSION + 1;
+    let mut refusal = respond(&mut mine, &frame).unwrap();
+    // So would one that is newer say it.
+    refusal[1] = VERSION + 1;
+    let error = session.receive(&mut mine, &refusal).unwrap_err();
+    let expected = Error::Version {
+        mine: VERSION,
+        theirs: VERSION + 1,
+    };
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn an_answer_out_of_turn_is_refused() {
+    let mut mine = sorted(&numbered(10));
+    let mut session = Session::new(KeyRange::default(), Limits::default());
+    let frame = session.start(&mut mine).unwrap().frames.remove(0);
+    let answer = respond(&mut mine, &frame).unwrap();
+    assert_eq!(
+        session.receive(&mut mine, &answer).unwrap().next,
+        Next::Done
+    );
+    assert!(matches!(
+        session.receive(&mut mine, &answer),
+        Err(Error::Peer(_))
+    ));
+    assert!(matches!(
+        session.receive(&mut mine, &frame),
+        Err(Error::Frame(_))
+    ));
+}
+
+/// A copy that changes its mind at every question.
+struct Liar {
+    seed: u64,
+    truth: Sorted,
+}
+
+impl Liar {
+    fn chance(&mut self, below: u64) -> u64 {
+        self.seed += 1;
+        u64::from_le_bytes(
+            crate::fingerprint::part_hash(&self.seed.to_le_bytes())[..8]
+                .try_into()
+                .unwrap(),
+        ) % below
+    }
+}
+
+impl Contents for Liar {
+    type Error = Infallible;
+
+    fn key_id(&self) -> u64 {
+        KEY_ID
+    }
+
+    fn summary(&mut self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Infallible> {
+        let mut summary = self.truth.summary(low, high)?;
+        match self.chance(6) {
+            0 => summary.count += self.chance(3),
+            1 => summary.sum = Sum(u128::from(self.chance(1 << 60))),
+            2 => summary.count = self.chance(5000),
+            _ => {}
+        }
+        Ok(summary)
+    }
+
+    fn split(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        parts: usize,
+    ) -> Result<Vec<Vec<u8>>, Infallible> {
+        if self.chance(4) == 0 {
+            // Cuts where nothing is, ever longer.
+            let mut cut = low.to_vec();
+            cut.push(0);
+            let inside = high.is_none_or(|high| cut.as_slice() < high);
+            return Ok(Vec::from_iter(inside.then_some(cut)));
+        }
+        self.truth.split(low, high, parts)
+    }
+
+    fn entries(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Entries, Infallible> {
+        let mut entries = self.truth.entries(low, high, limit)?;
+        if self.chance(4) == 0 {
+            entries.truncate(entries.len() / 2);
+        }
+        Ok(entries)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_liar_is_outlasted(
+        (mine, theirs) in pair(),
+        seed: u32,
+        leaf_log2 in 0_u8..6,
+    ) {
+        let (mut mine, truth) = (sorted(&mine), sorted(&theirs));
+        let mut liar = Liar { seed: u64::from(seed) << 20, truth };
+        let limits = Limits { frames_max: 3000, ..small(leaf_log2, 2) };
+        let mut session = Session::new(KeyRange::default(), limits);
+        // It ends, and if it ends well then what was found is what the first totals said.
+        let _ = diff(&mut session, &mut mine, &mut liar);
+    }
+
+    #[test]
+    fn damaged_answers_do_no_harm(
+        (mine, theirs) in pair(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        leaf_log2 in 0_u8..6,
+    ) {
+        let (mut mine, mut theirs) = (sorted(&mine), sorted(&theirs));
+        let mut session = Session::new(KeyRange::default(), small(leaf_log2, 1));
+        let mut frames = 0;
+        let _ = run(
+            &mut session,
+            &mut mine,
+            |mut frame| {
+                for (at, index, byte) in &damage {
+                    if at.index(20) == frames {
+                        let at = index.index(frame.len());
+                        // The responder sees damaged questions, too.
+                        frame[at] ^= byte;
+                        let _ = respond(&mut theirs, &frame);
+                        frame[at] ^= byte;
+                    }
+                }
+                let mut answer = respond(&mut theirs, &frame)?;
+                for (at, index, byte) in &damage {
+                    if at.index(20) == frames {
+                        let at = index.index(answer.len());
+                        answer[at] ^= byte;
+                        answer.truncate(answer.len() - usize::from(*byte) % 3);
+                    }
+                }
+                frames += 1;
+                Ok(answer)
+            },
+            |_| {},
+        );
+    }
+
+    #[test]
+    fn arbitrary_frames_do_no_harm(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..600),
+        is_request: bool,
+        tags in prop::collection::vec(0_u8..32, 0..40),
+        leaf_log2 in 0_u8..6,
+    ) {
+        let mut copy = sorted(&numbered(100));
+        let _ = respond(&mut copy, &bytes);
+        // With a right beginning, and tags strewn in, it gets further.
+        let mut session = Session::new(KeyRange::default(), small(leaf_log2, 1));
+        let start = session.start(&mut copy).unwrap().frames.remove(0);
+        for (i, tag) in tags.into_iter().enumerate() {
+            let at = i * i % bytes.len().max(1);
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = tag;
+            }
+        }
+        if is_request {
+            let mut frame = start[..15].to_vec();
+            frame.extend(&bytes);
+            if let Ok(answer) = respond(&mut copy, &frame) {
+                prop_assert!(answer.len() <= FRAME_BYTES_MAX);
+            }
+        } else {
+            let mut frame = vec![2, VERSION];
+            frame.extend(&bytes);
+            let _ = session.receive(&mut copy, &frame);
+        }
+    }
+}
+
+#[test]
+fn long_keys_that_are_much_alike_stay_within_memory() {
+    let keys = |value: u64| -> Map {
+        let key = |n: u32| [&[7; 4000][..], &n.to_be_bytes()].concat();
+        (0..3000)
+            .map(|n| (key(n), value / u64::from(n % 7 + 1)))
+            .collect()
+    };
+    assert_finds(&keys(2), &keys(3), KeyRange::default(), small(3, 4));
+    assert_finds(&keys(2), &Map::new(), KeyRange::default(), small(3, 4));
+    assert_finds(&Map::new(), &keys(2), KeyRange::default(), small(3, 4));
+}

@@ -23,12 +23,12 @@
 //! refusal: kind 3 | version | key id u64
 //! ```
 //!
-//! Numbers without a size are LEB128. A sum is 6 bytes, 16 if the shape says so. A key is a byte
+//! Numbers without a size are LEB128. A sum is 5 bytes, 16 if the shape says so. A key is a byte
 //! of two nibbles (bytes shared with the key before it, bytes that follow; 15 = more in a number
 //! after it), then its rest. The key before the first key of an answer is its query's low bound.
 //!
-//! Invariants: decoding allocates no more than the frame's size allows, and accepts no key longer
-//! than a key (with its successor's byte).
+//! Invariants: no key is longer than a key (with its successor's byte), and the keys of a frame are
+//! at most a mebibyte when spelled out, so that decoding allocates a small multiple of that.
 
 use super::{Entries, Error, FRAME_BYTES_MAX, KeyRange, VERSION};
 use crate::error::{Corrupt, Structure};
@@ -36,14 +36,19 @@ use crate::format::body::KEY_BYTES_MAX;
 use crate::format::bytes::Reader;
 use crate::types::{Sum, Summary};
 
-/// Bytes of a subrange's sum. 2^48 against a false "equal", which the totals catch in the end.
-pub(super) const NARROW_BYTES: usize = 6;
+/// Bytes of a subrange's sum. One in 2^40 that differ looks equal, which the totals catch in the
+/// end, at the price of a second walk.
+pub(super) const NARROW_BYTES: usize = 5;
 
 /// The largest leaf that a responder takes.
 pub(super) const LEAF_LOG2_MAX: u8 = 15;
 
-/// Room for the longest key in a frame: two lengths, and the successor of a longest key.
-pub(super) const KEY_ROOM: usize = KEY_BYTES_MAX + 1 + 1 + 2 * 3;
+/// The most that a key takes in a frame besides its bytes.
+pub(super) const KEY_LENGTH_BYTES: usize = 1 + 2 * 2;
+
+/// Bytes of a frame's keys when spelled out: what they share costs nothing in the frame, yet
+/// memory. An honest frame reaches this only by long keys that are much alike.
+pub(super) const SPELLED_BYTES_MAX: usize = 1 << 20;
 
 const REQUEST: u8 = 1;
 const ANSWER: u8 = 2;
@@ -106,6 +111,7 @@ pub(super) struct Answer {
 pub(super) struct Writer {
     pub(super) out: Vec<u8>,
     before: Vec<u8>,
+    spelled: usize,
     wide: bool,
     /// Where the run of equals that ends the frame has its tag.
     equals: Option<usize>,
@@ -128,13 +134,24 @@ impl Writer {
         Self {
             out,
             before: Vec::new(),
+            spelled: 0,
             wide,
             equals: None,
         }
     }
 
-    pub(super) fn room(&self) -> usize {
-        FRAME_BYTES_MAX.saturating_sub(self.out.len())
+    /// What is left for more.
+    pub(super) fn room(&self) -> Room {
+        Room {
+            bytes: FRAME_BYTES_MAX.saturating_sub(self.out.len()),
+            spelled: SPELLED_BYTES_MAX.saturating_sub(self.spelled),
+            before: Vec::new(),
+        }
+    }
+
+    /// Whether more was written than a frame holds: what came last must be taken off.
+    pub(super) fn is_over(&self) -> bool {
+        self.out.len() > FRAME_BYTES_MAX || self.spelled > SPELLED_BYTES_MAX
     }
 
     fn number(&mut self, mut number: u64) {
@@ -146,9 +163,8 @@ impl Writer {
     }
 
     fn key(&mut self, key: &[u8]) {
-        let shared = (key.iter().zip(&self.before))
-            .take_while(|(a, b)| a == b)
-            .count();
+        let shared = shared(key, &self.before);
+        self.spelled += key.len();
         let rest = key.len() - shared;
         let nibble = |length: usize| u8::try_from(length.min(15)).expect("a nibble");
         self.out.push(nibble(shared) << 4 | nibble(rest));
@@ -270,6 +286,34 @@ impl Writer {
     }
 }
 
+/// What is left of a frame for the entries of an answer.
+pub(super) struct Room {
+    bytes: usize,
+    spelled: usize,
+    before: Vec<u8>,
+}
+
+impl Room {
+    /// Whether an entry with this key fits; then it is taken off. 64 bytes stay for the answer's
+    /// own fields.
+    pub(super) fn take(&mut self, key: &[u8]) -> bool {
+        let bytes = key.len() - shared(key, &self.before) + KEY_LENGTH_BYTES + 16;
+        let fits = bytes + 64 <= self.bytes && key.len() <= self.spelled;
+        if fits {
+            self.bytes -= bytes;
+            self.spelled -= key.len();
+            self.before.clear();
+            self.before.extend_from_slice(key);
+        }
+        fits
+    }
+}
+
+/// How many bytes the keys begin with in common.
+fn shared(key: &[u8], before: &[u8]) -> usize {
+    key.iter().zip(before).take_while(|(a, b)| a == b).count()
+}
+
 fn counted(query: &Query) -> bool {
     matches!(query, Query::Total(_) | Query::Compare { .. })
 }
@@ -330,6 +374,7 @@ pub(super) fn read_request<E>(frame: &[u8], key_id: u64) -> Result<Request<'_>, 
         queries: Queries(Fields {
             reader: fields,
             before: Vec::new(),
+            spelled: 0,
             wide: shape.wide,
         }),
     })
@@ -351,6 +396,7 @@ pub(super) fn read_answer<'a, E>(frame: &'a [u8], shape: &Shape) -> Result<Answe
             fields: Fields {
                 reader: fields,
                 before: Vec::new(),
+                spelled: 0,
                 wide: shape.wide,
             },
             equals: 0,
@@ -379,6 +425,7 @@ fn open(frame: &[u8]) -> Result<Reader<'_>, Corrupt> {
 struct Fields<'a> {
     reader: Reader<'a>,
     before: Vec<u8>,
+    spelled: usize,
     wide: bool,
 }
 
@@ -419,6 +466,10 @@ impl Fields<'_> {
         let rest = self.nibble(lengths & 15)?;
         if shared > self.before.len() || shared.saturating_add(rest) > KEY_BYTES_MAX + 1 {
             return Err(rule("a key is longer than keys are"));
+        }
+        self.spelled += shared + rest;
+        if self.spelled > SPELLED_BYTES_MAX {
+            return Err(rule("the keys of a frame are too long together"));
         }
         self.before.truncate(shared);
         self.before.extend_from_slice(self.reader.take(rest)?);
