@@ -124,8 +124,16 @@ impl Toy {
 
     fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; crate::image::index(length)];
-        self.env.disk.read_cached(offset, &mut bytes)?;
+        self.fill(offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads, twice if need be: an error that passes must not look like a sector that a crash
+    /// spoilt, or an acknowledged record would be cut off with it.
+    fn fill(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let disk = &self.env.disk;
+        disk.read_cached(offset, bytes)
+            .or_else(|_| disk.read_cached(offset, bytes))
     }
 
     /// Makes the contents the state that survives a crash, and starts the log anew.
@@ -228,6 +236,10 @@ impl Toy {
         }
         toy.contents = decode_contents(&snapshot);
         toy.replay(&log)?;
+        // The header could be read before: a disk that now refuses it refuses everything, and what
+        // it refused of the log was not lost in a crash.
+        toy.read(toy.slot * SECTOR, SECTOR)
+            .map_err(|e| e.to_string())?;
         if toy.has(Bug::DeadTailAlive) {
             toy.durable = toy.sequence;
         } else {
@@ -241,7 +253,7 @@ impl Toy {
         self.read(LOG_AT, LOG_BYTES).unwrap_or_else(|_| {
             let mut log = vec![0; crate::image::index(LOG_BYTES)];
             for (at, sector) in (LOG_AT..).step_by(512).zip(log.chunks_mut(512)) {
-                if self.env.disk.read_cached(at, sector).is_err() {
+                if self.fill(at, sector).is_err() {
                     sector.fill(0);
                 }
             }
