@@ -297,7 +297,7 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.state.lock().image.size())
     }
 

@@ -27,7 +27,7 @@ pub trait Disk: Send + Sync + 'static {
     fn flush(&self) -> io::Result<()>;
 
     /// Bytes of the file.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// fallocate: backs `[offset, offset + bytes)` with space, growing the file if it ends before.
     /// The only call that may say that the disk is full.
