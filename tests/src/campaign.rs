@@ -8,8 +8,10 @@
 use crate::check::{Meter, Stop, Thoroughness, Violation, check_history};
 use crate::rng::Rng;
 use crate::subject::Subject;
+use crate::sweep::Sweep;
 use parking_lot::Mutex;
-use std::fmt;
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ pub struct Campaign {
     pub states: u64,
     /// Try every history of up to so many operations.
     pub exhaust: u32,
+    /// Only the history of this number, as a report names it.
+    pub only: Option<u64>,
     /// The planted bug to run with.
     pub bug: Option<usize>,
     /// Threads.
@@ -57,13 +61,38 @@ pub struct Found<S: Subject> {
 /// How long the search for a shorter history may take.
 const SHRINK: Duration = Duration::from_secs(5);
 
+/// How often progress is shown.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// A store that gives no state for so long hangs: a state takes a fraction of a millisecond.
+const HANG: Duration = Duration::from_mins(1);
+
 /// Operations of a random history, at most.
 const RANDOM_OPS: u64 = 10;
+
+/// One random history in so many is not crashed as it is, but with a fault at each operation.
+const SWEEP_ONE_IN: u64 = 128;
 
 struct History<S: Subject> {
     ops: Vec<S::Op>,
     how: Thoroughness,
+    sweep: Option<Sweep>,
     seed: u64,
+}
+
+impl<S: Subject> History<S> {
+    fn check(
+        &self,
+        ops: &[S::Op],
+        seed: u64,
+        bug: Option<usize>,
+        meter: &Meter,
+    ) -> Result<(), Stop> {
+        match self.sweep {
+            Some(sweep) => sweep.run::<S>(ops, seed, bug, meter).map(|_| ()),
+            None => check_history::<S>(ops, &self.how, seed, bug, meter),
+        }
+    }
 }
 
 impl Campaign {
@@ -73,6 +102,7 @@ impl Campaign {
             seed,
             states,
             exhaust: 0,
+            only: None,
             bug: None,
             threads: 2,
             quiet: true,
@@ -103,8 +133,16 @@ impl Campaign {
             if rng.one_in(64) {
                 how.limits = Thoroughness::WHOLE.limits;
             }
-            let seed = rng.number();
-            return History { ops, how, seed };
+            let kinds = Sweep::all();
+            let sweep = rng
+                .one_in(SWEEP_ONE_IN)
+                .then(|| kinds[rng.index(kinds.len())]);
+            return History {
+                ops,
+                how,
+                sweep,
+                seed: rng.number(),
+            };
         }
         let (mut length, mut left) = (0, number);
         while left >= kinds.pow(length) {
@@ -120,8 +158,12 @@ impl Campaign {
             .collect();
         let mut how = Thoroughness::WHOLE;
         how.creation = length == 0;
-        let seed = rng.number();
-        History { ops, how, seed }
+        History {
+            ops,
+            how,
+            sweep: None,
+            seed: rng.number(),
+        }
     }
 
     /// Runs it.
@@ -132,17 +174,23 @@ impl Campaign {
         let (first, random) = (Meter::new(u64::MAX), Meter::new(self.states));
         let next = AtomicU64::new(0);
         let found: Mutex<Option<(u64, Violation)>> = Mutex::new(None);
+        let running: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
         let work = || {
             while !first.is_over() {
-                let number = next.fetch_add(1, Ordering::Relaxed);
+                let number = match self.only {
+                    None => next.fetch_add(1, Ordering::Relaxed),
+                    Some(only) if next.fetch_add(1, Ordering::Relaxed) == 0 => only,
+                    Some(_) => break,
+                };
                 let meter = if number < exhaustive { &first } else { &random };
                 if meter.is_over() || (number >= exhaustive && self.states == 0) {
                     break;
                 }
-                let History { ops, how, seed } = self.history::<S>(number);
-                if let Err(Stop::Violation(violation)) =
-                    check_history::<S>(&ops, &how, seed, self.bug, meter)
-                {
+                let history = self.history::<S>(number);
+                running.lock().insert(number);
+                let checked = history.check(&history.ops, history.seed, self.bug, meter);
+                running.lock().remove(&number);
+                if let Err(Stop::Violation(violation)) = checked {
                     first.halt();
                     random.halt();
                     // The lowest number of those found at the same time, for a stable report.
@@ -157,20 +205,37 @@ impl Campaign {
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
             let mut shown = started;
+            let mut seen = (0, started);
             while !workers
                 .iter()
                 .all(std::thread::ScopedJoinHandle::is_finished)
             {
                 std::thread::sleep(Duration::from_millis(20));
-                if !self.quiet && shown.elapsed() >= Duration::from_secs(2) {
+                if !self.quiet && shown.elapsed() >= PROGRESS {
                     shown = Instant::now();
+                    let histories = next.load(Ordering::Relaxed);
+                    let seconds = started.elapsed().as_secs();
+                    let mut line =
+                        format!("{seconds:>5} s  {} states  {histories} histories", states());
+                    if exhaustive > 0 {
+                        let _ = write!(
+                            line,
+                            "  {} of {exhaustive} exhausted",
+                            histories.min(exhaustive)
+                        );
+                    }
+                    eprintln!("{line}");
+                }
+                let now = states();
+                if now != seen.0 {
+                    seen = (now, Instant::now());
+                } else if seen.1.elapsed() >= HANG {
+                    let running = running.lock().clone();
                     eprintln!(
-                        "{:>6.0} s  {} states  {} histories ({} of {exhaustive} exhausted)",
-                        started.elapsed().as_secs_f64(),
-                        states(),
-                        next.load(Ordering::Relaxed),
-                        next.load(Ordering::Relaxed).min(exhaustive),
+                        "no state in {HANG:?}: seed {}, histories {running:?} hang",
+                        self.seed
                     );
+                    std::process::exit(3);
                 }
             }
         });
@@ -188,11 +253,11 @@ impl Campaign {
 
     /// Leaves out operations while some crash of what is left still breaks a promise.
     fn shrink<S: Subject>(&self, number: u64, violation: Violation) -> Found<S> {
-        let History { ops, how, seed } = self.history::<S>(number);
+        let history = self.history::<S>(number);
         let mut found = Found {
             seed: self.seed,
             history: number,
-            ops,
+            ops: history.ops.clone(),
             violation,
         };
         let started = Instant::now();
@@ -203,10 +268,9 @@ impl Campaign {
                     return false;
                 }
                 let meter = Meter::new(200_000);
-                let seed = seed.wrapping_add(attempt);
-                if let Err(Stop::Violation(violation)) =
-                    check_history::<S>(&ops, &how, seed, self.bug, &meter)
-                {
+                let seed = history.seed.wrapping_add(attempt);
+                let checked = history.check(&ops, seed, self.bug, &meter);
+                if let Err(Stop::Violation(violation)) = checked {
                     found.ops = ops;
                     found.violation = violation;
                     return true;

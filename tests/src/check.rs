@@ -157,14 +157,15 @@ pub fn check_history<S: Subject>(
         })
     })?;
     let from = if how.creation { 0 } else { made };
-    let mut crasher = Crasher {
+    crash_history::<S>(
+        &run.env.disk.history(),
+        from,
+        &run.ledger,
         how,
+        rng,
         bug,
         meter,
-        rng,
-        subject: std::marker::PhantomData::<S>,
-    };
-    crasher.crash(&run.env.disk.history(), from, &run.ledger, how.depth)
+    )
 }
 
 /// Does `ops` and compares what a reader then sees with the model.
@@ -180,6 +181,26 @@ fn work<S: Subject>(subject: &mut S, ops: &[S::Op], run: &mut Run) -> Result<(),
         return Err("a reader does not see the newest batch".into());
     }
     subject.audit()
+}
+
+/// Crashes a history of a subject wherever it ended an epoch at `from` or later.
+pub(crate) fn crash_history<S: Subject>(
+    history: &History,
+    from: usize,
+    ledger: &Ledger,
+    how: &Thoroughness,
+    rng: Rng,
+    bug: Option<usize>,
+    meter: &Meter,
+) -> Result<(), Stop> {
+    let mut crasher = Crasher {
+        how,
+        bug,
+        meter,
+        rng,
+        subject: std::marker::PhantomData::<S>,
+    };
+    crasher.crash(history, from, ledger, how.depth)
 }
 
 struct Crasher<'a, S> {
@@ -327,7 +348,7 @@ impl<S: Subject> Crasher<'_, S> {
     }
 }
 
-fn open_and_dump<S: Subject>(env: &Env) -> Result<(S, Contents), String> {
+pub(crate) fn open_and_dump<S: Subject>(env: &Env) -> Result<(S, Contents), String> {
     let mut subject = S::open(env).map_err(|what| format!("refused: {what}"))?;
     let contents = subject.dump().map_err(|what| format!("reading: {what}"))?;
     subject.audit().map_err(|what| format!("audit: {what}"))?;
@@ -350,7 +371,7 @@ fn with_story(why: Stop, epoch: &Epoch<'_>, picks: &[Pick], rot: Option<&str>) -
 }
 
 /// How the report of a panic begins.
-const PANIC: &str = "panicked: ";
+pub(crate) const PANIC: &str = "panicked: ";
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -359,7 +380,7 @@ thread_local! {
 
 /// Runs `work` and makes an error of a panic, which the engine promises not to do whatever is on
 /// the disk.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();

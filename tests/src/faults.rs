@@ -23,7 +23,8 @@ pub enum Class {
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// EIO. Of a failed write or flush any sector may be on the medium, now and ever after.
+    /// EIO. Of a failed write any sector may be on the medium; of what was pending at a failed
+    /// flush, any may be lost. Reads show which.
     Eio,
     /// ENOSPC: nothing was done.
     NoSpace,

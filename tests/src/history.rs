@@ -2,9 +2,9 @@
 //!
 //! The fault model, as `engine::io::Disk` states it: what was written before a flush that returned
 //! `Ok` is on the medium. Of what came after, any subset of its sectors is, each old, new, or (it
-//! was in flight) garbage or unreadable; the file's length and punched holes likewise. After a
-//! flush or a write that failed, its sectors stay uncertain until they are written and flushed
-//! again, because the kernel may call the next flush a success all the same.
+//! was in flight) garbage or unreadable; the file's length and punched holes likewise. A flush that
+//! fails loses some of what was pending at once, as reads show from then on (direct I/O, no page
+//! cache between); the rest stays pending.
 //!
 //! An [`Epoch`] is the time up to a flush. Its end, just before that flush returns, stands for
 //! every crash within it: a crash earlier in the epoch leaves an image that the end can leave too
@@ -18,14 +18,12 @@ use std::sync::Arc;
 /// One operation on a disk, as far as it matters to a crash.
 #[derive(Debug, Clone)]
 pub enum DiskOp {
-    /// A write; `failed` when the caller was told so.
+    /// A write, or the part of a failed one that reached the medium.
     Write {
         /// Where.
         offset: u64,
         /// What.
         bytes: Arc<[u8]>,
-        /// Whether it returned an error.
-        failed: bool,
     },
     /// The file has this length now.
     Size(u64),
@@ -38,8 +36,8 @@ pub enum DiskOp {
     },
     /// A flush that returned `Ok`.
     Flush,
-    /// A flush that returned an error.
-    FlushFailed,
+    /// A flush that returned an error, and what became of each atom that was pending then.
+    FlushFailed(Vec<Pick>),
     /// The medium itself went bad, at once and durably.
     Rot {
         /// The sector.
@@ -66,7 +64,6 @@ pub struct Atom<'a> {
     /// Whether it changes nothing: the sector already holds these bytes, and no other atom says
     /// otherwise. Whether it survives makes no difference; that it is garbled would.
     pub idle: bool,
-    failed: bool,
 }
 
 /// What an atom does to the medium.
@@ -147,35 +144,33 @@ impl History {
         &self.ops
     }
 
-    /// The epochs in order: one per flush, failed ones included, and what came after the last.
+    /// Looks at the newest epoch, as if a crash came now.
+    pub fn last_epoch<T>(&self, look: impl FnOnce(&Epoch<'_>) -> T) -> T {
+        look(self.epochs().last().expect("there is always one"))
+    }
+
+    /// The epochs in order: one per flush, a failed one too, and what came after the last.
     pub fn epochs(&self) -> Vec<Epoch<'_>> {
         let sector = self.base.sector();
         let mut epochs = Vec::new();
         let mut base = self.base.clone();
         let mut atoms: Vec<Atom<'_>> = Vec::new();
-        // Atoms before this index were pending when a flush failed.
-        let mut uncertain = 0;
         for (op, what) in self.ops.iter().enumerate() {
-            let mut add = |effect, failed| {
+            let mut add = |effect| {
                 atoms.push(Atom {
                     op,
                     effect,
                     idle: false,
-                    failed,
                 });
             };
             match what {
-                DiskOp::Write {
-                    offset,
-                    bytes,
-                    failed,
-                } => {
+                DiskOp::Write { offset, bytes } => {
                     for (at, bytes) in bytes.chunks(sector).enumerate() {
                         let offset = offset + (at * sector) as u64;
-                        add(Effect::Sector { offset, bytes }, *failed);
+                        add(Effect::Sector { offset, bytes });
                     }
                 }
-                DiskOp::Size(size) => add(Effect::Size(*size), false),
+                DiskOp::Size(size) => add(Effect::Size(*size)),
                 DiskOp::Punch { offset, bytes } => {
                     let sectors = bytes / sector as u64;
                     let piece = sectors.div_ceil(HOLE_PIECES).max(1) * sector as u64;
@@ -183,27 +178,20 @@ impl History {
                     while done < *bytes {
                         let offset = offset + done;
                         let bytes = piece.min(bytes - done);
-                        add(Effect::Hole { offset, bytes }, false);
+                        add(Effect::Hole { offset, bytes });
                         done += bytes;
                     }
                 }
                 DiskOp::Flush => {
                     epochs.push(Epoch::new(op, &base, &atoms));
-                    let flushed = std::mem::take(&mut atoms);
-                    for (index, atom) in flushed.into_iter().enumerate() {
-                        if atom.failed || index < uncertain {
-                            atoms.push(atom);
-                        } else {
-                            // What was uncertain below it no longer matters.
-                            atoms.retain(|other| !atom.covers(other));
-                            atom.apply(&mut base, Pick::New);
-                        }
+                    for atom in atoms.drain(..) {
+                        atom.apply(&mut base, Pick::New);
                     }
-                    uncertain = atoms.len();
                 }
-                DiskOp::FlushFailed => {
+                DiskOp::FlushFailed(picks) => {
                     epochs.push(Epoch::new(op, &base, &atoms));
-                    uncertain = atoms.len();
+                    let mut picks = picks.iter();
+                    atoms.retain(|_| picks.next() != Some(&Pick::Old));
                 }
                 DiskOp::Rot { offset, rot } => base.rot(*offset, *rot),
             }
@@ -304,17 +292,6 @@ impl<'a> Epoch<'a> {
 }
 
 impl Atom<'_> {
-    /// Whether it replaces all that the other one wrote.
-    fn covers(&self, other: &Atom<'_>) -> bool {
-        match (self.effect, other.effect) {
-            (Effect::Sector { offset: a, .. }, Effect::Sector { offset: b, .. }) => a == b,
-            (Effect::Hole { offset, bytes }, Effect::Sector { offset: b, .. }) => {
-                (offset..offset + bytes).contains(&b)
-            }
-            _ => false,
-        }
-    }
-
     fn apply(&self, image: &mut Image, pick: Pick) {
         match self.effect {
             Effect::Sector { offset, bytes } => {

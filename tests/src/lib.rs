@@ -7,6 +7,7 @@
 //!            may leave of it
 //! model      what the store may hold after it        subject      the store under test
 //! check      one history, all its crashes            campaign     many histories, two threads
+//! sweep      one history, a fault at each operation
 //! toy        a small store with planted bugs that proves that all of this catches bugs
 //! ```
 #![forbid(unsafe_code)]
@@ -21,5 +22,6 @@ pub mod model;
 pub mod rng;
 pub mod sim_disk;
 pub mod subject;
+pub mod sweep;
 pub mod toy;
 pub mod world;

@@ -8,8 +8,9 @@
 //! direct I/O that is not aligned is the engine's bug and panics.
 
 use crate::faults::{Class, Fault, FaultPlan, no_space};
-use crate::history::{DiskOp, History};
+use crate::history::{DiskOp, Effect, History, Pick};
 use crate::image::{Image, Rot, index};
+use crate::rng::Rng;
 use engine::io::Disk;
 use parking_lot::Mutex;
 use std::io;
@@ -27,6 +28,8 @@ struct State {
     faults: FaultPlan,
     space: Option<Space>,
     counts: Counts,
+    /// How many operations failed by order.
+    failures: u64,
 }
 
 /// Operations so far.
@@ -78,6 +81,7 @@ impl SimDisk {
                 faults: FaultPlan::none(),
                 space: None,
                 counts: Counts::default(),
+                failures: 0,
             }),
         }
     }
@@ -101,6 +105,11 @@ impl SimDisk {
     /// Operations so far.
     pub fn counts(&self) -> Counts {
         self.state.lock().counts
+    }
+
+    /// How many operations failed because they were ordered to.
+    pub fn failures(&self) -> u64 {
+        self.state.lock().failures
     }
 
     /// Orders faults, counted from now on.
@@ -150,6 +159,12 @@ impl SimDisk {
 }
 
 impl State {
+    fn meet(&mut self, class: Class) -> Option<Fault> {
+        let fault = self.faults.meet(class);
+        self.failures += u64::from(fault.is_some());
+        fault
+    }
+
     fn record(&mut self, op: impl FnOnce() -> DiskOp) {
         if let Some(history) = &mut self.history {
             history.push(op());
@@ -163,14 +178,43 @@ impl State {
         }
     }
 
-    fn put(&mut self, offset: u64, bytes: &[u8], failed: bool) {
+    fn put(&mut self, offset: u64, bytes: &[u8]) {
         self.grow(offset + bytes.len() as u64);
         self.image.write(offset, bytes);
         self.record(|| DiskOp::Write {
             offset,
             bytes: bytes.into(),
-            failed,
         });
+    }
+
+    /// Chance for what a fault leaves, different at each operation.
+    fn draws(&self) -> Rng {
+        Rng::new(self.history.as_ref().map_or(0, History::len) as u64 ^ (self.counts.flushes << 32))
+    }
+
+    /// A flush failed: all, none or some of the pending sectors are gone, and reads show it. A
+    /// disk that keeps no history does not know what is pending and loses nothing.
+    fn lose_pending(&mut self) {
+        let mut draws = self.draws();
+        let Some(history) = &mut self.history else {
+            return;
+        };
+        let kept = draws.below(3);
+        let (picks, image) = history.last_epoch(|epoch| {
+            let picks: Vec<Pick> = epoch
+                .atoms
+                .iter()
+                .map(|atom| match atom.effect {
+                    Effect::Sector { .. } if draws.below(2) >= kept => Pick::Old,
+                    // The file system's journal keeps its own.
+                    _ => Pick::New,
+                })
+                .collect();
+            let image = epoch.image(&picks);
+            (picks, image)
+        });
+        self.image = image;
+        history.push(DiskOp::FlushFailed(picks));
     }
 
     /// Backs sectors with space, or says that there is none left.
@@ -201,7 +245,7 @@ impl Disk for SimDisk {
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.reads += 1;
-        if let Some(fault) = state.faults.meet(Class::Read) {
+        if let Some(fault) = state.meet(Class::Read) {
             if fault == Fault::Short {
                 let half = buf.len() / 2;
                 state.image.read(offset, &mut buf[..half])?;
@@ -215,51 +259,52 @@ impl Disk for SimDisk {
         self.check_alignment("write", offset, buf.len());
         let mut state = self.state.lock();
         state.counts.writes += 1;
-        match state.faults.meet(Class::Write) {
+        match state.meet(Class::Write) {
             None => {}
             Some(fault @ (Fault::NoSpace | Fault::Interrupted)) => return Err(fault.error()),
-            Some(fault) => {
+            Some(Fault::Short) => {
                 let sectors = buf.len() / self.sector;
-                let reached = if fault == Fault::Short {
-                    sectors / 2
-                } else {
-                    0
-                };
-                // Reads see the part that got through, a crash may find any of it.
-                let before = state.image.clone();
-                state.put(offset, buf, true);
-                let mut rest = vec![0; (sectors - reached) * self.sector];
-                let at = offset + (reached * self.sector) as u64;
-                before.copy_out(at, &mut rest);
-                state.image.write(at, &rest);
-                return Err(fault.error());
+                state.put(offset, &buf[..sectors / 2 * self.sector]);
+                return Err(Fault::Short.error());
+            }
+            Some(Fault::Eio) => {
+                let mut draws = state.draws();
+                let lost = draws.below(3);
+                for (at, bytes) in buf.chunks(self.sector).enumerate() {
+                    if draws.below(2) >= lost {
+                        state.put(offset + (at * self.sector) as u64, bytes);
+                    }
+                }
+                return Err(Fault::Eio.error());
             }
         }
         let fresh = state.back(self.sectors(offset, buf.len() as u64))?;
         state.counts.unbacked_writes += u64::from(fresh > 0);
-        state.put(offset, buf, false);
+        state.put(offset, buf);
         Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.flushes += 1;
-        if let Some(fault) = state.faults.meet(Class::Flush) {
-            state.record(|| DiskOp::FlushFailed);
+        if let Some(fault) = state.meet(Class::Flush) {
+            if matches!(fault, Fault::Eio | Fault::Short) {
+                state.lose_pending();
+            }
             return Err(fault.error());
         }
         state.record(|| DiskOp::Flush);
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.state.lock().image.size())
     }
 
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.allocations += 1;
-        if let Some(fault) = state.faults.meet(Class::Allocate) {
+        if let Some(fault) = state.meet(Class::Allocate) {
             return Err(fault.error());
         }
         state.back(self.sectors(offset, bytes))?;
@@ -273,7 +318,7 @@ impl Disk for SimDisk {
         );
         let mut state = self.state.lock();
         state.counts.punches += 1;
-        if let Some(fault) = state.faults.meet(Class::Punch) {
+        if let Some(fault) = state.meet(Class::Punch) {
             return Err(fault.error());
         }
         let sectors = self.sectors(offset, bytes);

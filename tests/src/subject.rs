@@ -31,8 +31,8 @@ pub trait Subject: Sized {
     fn open(env: &Env) -> Result<Self, String>;
 
     /// Does one operation and notes in `run` what it issues and what is acknowledged. An error is
-    /// a violation unless faults were ordered. To reopen, it drops and replaces itself, and notes
-    /// what the new opening shows.
+    /// a violation unless faults were ordered; after one, every later call is right or an error.
+    /// To reopen, it drops and replaces itself, and notes what the new opening shows.
     fn run_op(&mut self, op: &Self::Op, run: &mut Run) -> Result<(), String>;
 
     /// All contents, each value verified as a reader would get it.

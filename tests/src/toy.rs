@@ -43,9 +43,10 @@ enum Bug {
     StaleHeaderBelieved,
     RotCutOff,
     LengthTrusted,
+    FailedFlushForgotten,
 }
 
-const BUGS: [(Bug, &str); 12] = [
+const BUGS: [(Bug, &str); 13] = [
     (Bug::NoFlush, "acknowledge without a flush"),
     (Bug::AckBeforeFlush, "acknowledge before the flush"),
     (
@@ -61,6 +62,7 @@ const BUGS: [(Bug, &str); 12] = [
     (Bug::StaleHeaderBelieved, "stale header believed"),
     (Bug::RotCutOff, "rotten acknowledged record cut off"),
     (Bug::LengthTrusted, "length believed before the checksum"),
+    (Bug::FailedFlushForgotten, "goes on after a failed flush"),
 ];
 
 /// One step of a toy's history.
@@ -86,6 +88,8 @@ pub struct Toy {
     /// The next record's number, and the number below which all records are durable.
     sequence: u64,
     durable: u64,
+    /// A write or flush failed: what is on the medium is not known until the next opening.
+    poisoned: bool,
 }
 
 impl Toy {
@@ -100,6 +104,7 @@ impl Toy {
             values_at: 0,
             sequence: 0,
             durable: 0,
+            poisoned: false,
         }
     }
 
@@ -119,8 +124,16 @@ impl Toy {
 
     fn read(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; crate::image::index(length)];
-        self.env.disk.read_cached(offset, &mut bytes)?;
+        self.fill(offset, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads, twice if need be: an error that passes must not look like a sector that a crash
+    /// spoilt, or an acknowledged record would be cut off with it.
+    fn fill(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let disk = &self.env.disk;
+        disk.read_cached(offset, bytes)
+            .or_else(|_| disk.read_cached(offset, bytes))
     }
 
     /// Makes the contents the state that survives a crash, and starts the log anew.
@@ -223,6 +236,10 @@ impl Toy {
         }
         toy.contents = decode_contents(&snapshot);
         toy.replay(&log)?;
+        // The header could be read before: a disk that now refuses it refuses everything, and what
+        // it refused of the log was not lost in a crash.
+        toy.read(toy.slot * SECTOR, SECTOR)
+            .map_err(|e| e.to_string())?;
         if toy.has(Bug::DeadTailAlive) {
             toy.durable = toy.sequence;
         } else {
@@ -234,12 +251,13 @@ impl Toy {
     /// The log; an unreadable sector reads as zeros, which are no record.
     fn read_log(&self) -> Vec<u8> {
         self.read(LOG_AT, LOG_BYTES).unwrap_or_else(|_| {
-            (0..LOG_BYTES / SECTOR)
-                .flat_map(|at| {
-                    self.read(LOG_AT + at * SECTOR, SECTOR)
-                        .unwrap_or_else(|_| vec![0; 512])
-                })
-                .collect()
+            let mut log = vec![0; crate::image::index(LOG_BYTES)];
+            for (at, sector) in (LOG_AT..).step_by(512).zip(log.chunks_mut(512)) {
+                if self.fill(at, sector).is_err() {
+                    sector.fill(0);
+                }
+            }
+            log
         })
     }
 
@@ -406,20 +424,20 @@ impl Subject for Toy {
     }
 
     fn run_op(&mut self, op: &Op, run: &mut Run) -> Result<(), String> {
-        match op {
-            Op::Commit(changes, durable) => self
-                .commit(changes, *durable, run)
-                .map_err(|e| e.to_string()),
-            Op::Checkpoint => {
-                self.checkpoint().map_err(|e| e.to_string())?;
-                run.acknowledge_all();
-                Ok(())
-            }
-            Op::Reopen => {
-                *self = Self::recover(&run.env)?;
-                run.show(&self.contents)
-            }
+        if let Op::Reopen = op {
+            self.poisoned = true; // should the opening fail
+            *self = Self::recover(&run.env)?;
+            return run.show(&self.contents);
         }
+        if self.poisoned && !self.has(Bug::FailedFlushForgotten) {
+            return Err("a write failed before".into());
+        }
+        let done = match op {
+            Op::Commit(changes, durable) => self.commit(changes, *durable, run),
+            _ => self.checkpoint().map(|()| run.acknowledge_all()),
+        };
+        self.poisoned |= done.is_err();
+        done.map_err(|error| error.to_string())
     }
 
     fn dump(&mut self) -> Result<Contents, String> {

@@ -7,7 +7,8 @@ use dynomite_tests::toy::Toy;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-crash [--states N] [--seed S] [--exhaust K] [--planted] [--long] [--threads T]
+crash [--states N] [--seed S] [--exhaust K] [--planted] [--long]
+      [--history H] [--threads T]
 
 Runs histories on a simulated disk and reopens every image that a crash could leave.
   --states N    states of random histories to try (1000000)
@@ -15,6 +16,7 @@ Runs histories on a simulated disk and reopens every image that a crash could le
   --exhaust K   first every history of up to K operations (0)
   --planted     instead run each planted bug until it is caught, and print a table
   --long        --exhaust 3 and 60 million states, unless they are given
+  --history H   only this history, as the report of a violation names it
   --threads T   threads (2)";
 
 struct Arguments {
@@ -25,7 +27,7 @@ struct Arguments {
 fn arguments() -> Result<Arguments, String> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let mut seed = clock.map_or(0, |now| now.as_secs());
-    let (mut states, mut exhaust, mut threads) = (None, None, 2);
+    let (mut states, mut exhaust, mut only, mut threads) = (None, None, None, 2);
     let (mut planted, mut long) = (false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
@@ -41,6 +43,7 @@ fn arguments() -> Result<Arguments, String> {
             "--states" => states = Some(number()?),
             "--seed" => seed = number()?,
             "--exhaust" => exhaust = Some(number()?),
+            "--history" => only = Some(number()?),
             "--threads" => threads = number()?.max(1),
             "--planted" => planted = true,
             "--long" => long = true,
@@ -59,6 +62,7 @@ fn arguments() -> Result<Arguments, String> {
         seed,
         states: states.unwrap_or(if long { 60_000_000 } else { 1_000_000 }),
         exhaust: u32::try_from(exhaust).map_err(|error| error.to_string())?,
+        only,
         bug: None,
         threads: usize::try_from(threads).map_err(|error| error.to_string())?,
         quiet: false,

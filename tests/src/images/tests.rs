@@ -133,3 +133,29 @@ fn the_same_seed_shows_the_same_images() {
         all(&history, &Limits::RANDOM)
     );
 }
+
+/// What the harness itself costs per state. Run with
+/// `cargo test --release -p dynomite-tests harness_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn harness_costs_little_beside_a_recovery() {
+    let disk = SimDisk::recording(Image::of_bytes(512, &vec![3; 440 * 512]));
+    for at in 0..12u64 {
+        disk.write(at * 17_920, &[1; 512]).unwrap();
+    }
+    let history = disk.history();
+    let epochs = history.epochs();
+    let started = std::time::Instant::now();
+    let mut images = 0u32;
+    let mut sum = 0u64;
+    while images < 400_000 {
+        let _ = pictures(&epochs[0], &Limits::WHOLE, &mut Rng::new(1), &mut |picks| {
+            let disk = SimDisk::of(epochs[0].image(picks));
+            sum += disk.image().size();
+            images += 1;
+            ControlFlow::Continue(())
+        });
+    }
+    let each = started.elapsed() / images;
+    println!("{each:?} per image of 220 KiB with 12 atoms on 12 pages ({sum})");
+}

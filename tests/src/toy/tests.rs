@@ -2,15 +2,14 @@
 
 use super::*;
 use crate::campaign::{Campaign, Outcome};
+use crate::check::Meter;
+use crate::faults::Class;
+use crate::sweep::Sweep;
 
 fn run(bug: Option<usize>, states: u64) -> Outcome<Toy> {
     Campaign {
-        seed: 1,
-        states,
-        exhaust: 0,
         bug,
-        threads: 2,
-        quiet: true,
+        ..Campaign::new(1, states)
     }
     .run()
 }
@@ -44,5 +43,22 @@ fn each_planted_bug_is_caught_with_a_short_history() {
             .found
             .unwrap_or_else(|| panic!("not caught: {name}"));
         assert!(found.ops.len() <= 5, "{name}: {found}");
+    }
+}
+
+fn script() -> Vec<Op> {
+    let mut rng = Rng::new(9);
+    [0, 1, 2, 3, 7, 4, 2, 8, 0, 6, 1]
+        .into_iter()
+        .map(|kind| Toy::op(kind, &mut rng))
+        .collect()
+}
+
+#[test]
+fn a_fault_at_any_operation_takes_nothing_acknowledged_with_it() {
+    for sweep in Sweep::all() {
+        let meter = Meter::new(u64::MAX);
+        let faults = sweep.run::<Toy>(&script(), 3, None, &meter).unwrap();
+        assert!(faults > 0 || sweep.class == Class::Allocate, "{sweep:?}");
     }
 }

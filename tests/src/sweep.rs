@@ -1,0 +1,131 @@
+//! One history, and a fault at each of its disk operations in turn.
+//!
+//! Whatever fails, no later call may be wrong; a reader sees what was promised or an error; and
+//! once the fault is gone the store opens with all that was acknowledged, however the machine
+//! crashed in between.
+
+use crate::check::{Meter, Stop, Thoroughness, Violation, crash_history, guarded, open_and_dump};
+use crate::faults::{Class, Fault, FaultPlan, Rule};
+use crate::image::Image;
+use crate::images::Limits;
+use crate::model::Ledger;
+use crate::rng::Rng;
+use crate::sim_disk::SimDisk;
+use crate::subject::{Env, Run, Subject};
+
+/// What fails.
+#[derive(Debug, Clone, Copy)]
+pub struct Sweep {
+    /// The operations that are made to fail in turn.
+    pub class: Class,
+    /// How.
+    pub fault: Fault,
+    /// Whether all later ones fail too.
+    pub for_ever: bool,
+}
+
+impl Sweep {
+    /// All that the promise names: EIO once and for ever, short reads and writes, EINTR, ENOSPC,
+    /// failed flushes.
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for for_ever in [false, true] {
+            for (class, fault) in [
+                (Class::Any, Fault::Eio),
+                (Class::Flush, Fault::Eio),
+                (Class::Read, Fault::Short),
+                (Class::Write, Fault::Short),
+                (Class::Any, Fault::Interrupted),
+                (Class::Allocate, Fault::NoSpace),
+            ] {
+                all.push(Self {
+                    class,
+                    fault,
+                    for_ever,
+                });
+            }
+        }
+        all
+    }
+
+    /// Runs `ops` once for each operation that can fail, and gives their number.
+    pub fn run<S: Subject>(
+        self,
+        ops: &[S::Op],
+        seed: u64,
+        bug: Option<usize>,
+        meter: &Meter,
+    ) -> Result<u64, Stop> {
+        let mut nth = 0;
+        loop {
+            match self.fail_at::<S>(nth, ops, seed, bug, meter) {
+                Ok(true) => nth += 1,
+                Ok(false) => return Ok(nth),
+                Err(Stop::Enough) => return Err(Stop::Enough),
+                Err(Stop::Violation(mut violation)) => {
+                    let length = if self.for_ever { "for ever" } else { "once" };
+                    let (fault, class) = (self.fault, self.class);
+                    let what = &violation.what;
+                    violation.what = format!("{fault:?} {length} from {class:?} {nth}: {what}");
+                    return Err(Stop::Violation(violation));
+                }
+            }
+        }
+    }
+
+    fn fail_at<S: Subject>(
+        self,
+        nth: u64,
+        ops: &[S::Op],
+        seed: u64,
+        bug: Option<usize>,
+        meter: &Meter,
+    ) -> Result<bool, Stop> {
+        let mut rng = Rng::new(seed);
+        let disk = SimDisk::recording(Image::empty(S::SECTOR));
+        let mut run = Run {
+            env: Env::new(disk, rng.number(), bug),
+            ledger: Ledger::of_nothing(),
+        };
+        let disk = run.env.disk.clone();
+        let made = guarded(|| {
+            let created = run.ledger.create(0);
+            let mut subject = S::create(&run.env)?;
+            run.acknowledge(created);
+            let made = disk.position();
+            disk.set_faults(FaultPlan::none().with(Rule {
+                class: self.class,
+                nth,
+                for_ever: self.for_ever,
+                fault: self.fault,
+            }));
+            for op in ops {
+                if let Err(what) = subject.run_op(op, &mut run)
+                    && disk.failures() == 0
+                {
+                    return Err(format!("{op:?}: {what}"));
+                }
+            }
+            disk.set_faults(FaultPlan::none());
+            if let Ok(contents) = subject.dump() {
+                run.ledger.now().check(&contents)?;
+            }
+            drop(subject);
+            let (_, contents) = open_and_dump::<S>(&run.env)?;
+            run.show(&contents)?;
+            Ok(made)
+        })
+        .map_err(|what| {
+            let crashes = Vec::new();
+            Stop::Violation(Violation { what, crashes })
+        })?;
+        let how = Thoroughness {
+            limits: Limits::NESTED,
+            depth: 0,
+            rot_one_in: 0,
+            ..Thoroughness::RANDOM
+        };
+        crash_history::<S>(&disk.history(), made, &run.ledger, &how, rng, bug, meter)?;
+        Ok(disk.failures() > 0)
+    }
+}
