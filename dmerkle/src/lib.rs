@@ -8,6 +8,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod format;
 pub mod geometry;
+pub mod tree;
 pub mod types;
 
 pub use error::{Corrupt, Fault, Place, Structure};

@@ -1,5 +1,6 @@
 //! The store's file as the engine sees it.
 
+use super::map::MappedExtent;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -15,7 +16,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Fills `buf` from the medium. Past the end of the file is `UnexpectedEof`.
     fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
-    /// Writes all of `buf`.
+    /// Writes all of `buf`. Beyond the end of the file it grows the file.
     fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
 
     /// Fills `buf` through the page cache, any offset and length: for values.
@@ -23,27 +24,45 @@ pub trait Disk: Send + Sync + 'static {
         self.read(offset, buf)
     }
 
+    /// Bytes of the file as a reference that outlives the call: zero-copy from the page cache
+    /// where the disk can, else a copy. Any offset and length. Nothing may write to or punch
+    /// these bytes of the file before the last clone of the extent is dropped.
+    fn map(&self, offset: u64, len: usize) -> io::Result<MappedExtent> {
+        let mut bytes = vec![0; len];
+        self.read_cached(offset, &mut bytes)?;
+        Ok(MappedExtent::copied(bytes))
+    }
+
     /// fdatasync: everything written (and the file's length) is on the medium when it returns.
     fn flush(&self) -> io::Result<()>;
 
     /// Bytes of the file.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// fallocate: backs `[offset, offset + bytes)` with space, growing the file if it ends before.
     /// The only call that may say that the disk is full.
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;
 
     /// Gives the space of `[offset, offset + bytes)` back to the file system; it reads as zeros.
+    /// The size stays. `Unsupported` where the file system cannot.
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()>;
 
-    /// Bytes that offsets, lengths and buffers of direct I/O are multiples of.
+    /// Bytes that offsets, lengths and buffers of direct I/O are multiples of: a power of two,
+    /// at most `AlignedBuf::ALIGN`. 1 where reads and writes are buffered.
     fn alignment(&self) -> usize;
 
     /// Whether reads and writes bypass the page cache.
     fn is_direct(&self) -> bool;
 
-    /// The descriptor for direct I/O, for the io_uring backend; none when simulated.
+    /// The descriptor for direct I/O, for the `io_uring` backend; none when simulated. A disk that
+    /// counts, delays or refuses calls gives none either: the ring would pass it by.
     fn direct_fd(&self) -> Option<RawFd> {
         None
+    }
+
+    /// Refuses what [`Disk::write`] would refuse before any byte moves: for backends that write
+    /// through [`Disk::direct_fd`]. Panics if a handed-out [`MappedExtent`] shows these bytes.
+    fn admit_write(&self, _offset: u64, _bytes: usize) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -1,0 +1,136 @@
+//! Memory that direct I/O accepts: heap bytes whose address is a multiple of 4096.
+//!
+//! Invariants: `bytes` points to `len` initialised bytes that this buffer alone owns, allocated
+//! with [`layout`] of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
+//! the buffer does, so the kernel may write to them while the owner is passed about.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
+
+/// Heap bytes aligned for direct I/O.
+pub struct AlignedBuf {
+    bytes: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the buffer owns its bytes as a `Box<[u8]>` does; nothing in it belongs to a thread.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: through a shared reference the bytes are only read.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// What the address is a multiple of. No device of today asks for more.
+    pub const ALIGN: usize = 4096;
+
+    /// `len` zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Self::default();
+        }
+        let layout = layout(len);
+        // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc_zeroed` asks.
+        let bytes = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(bytes) {
+            Some(bytes) => Self { bytes, len },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    /// A copy of `bytes`.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buf = Self::zeroed(bytes.len());
+        buf.copy_from_slice(bytes);
+        buf
+    }
+
+    /// Whether `bytes` begin where direct I/O with `alignment` accepts it.
+    pub(super) fn is_aligned(bytes: &[u8], alignment: usize) -> bool {
+        bytes.as_ptr().addr().is_multiple_of(alignment)
+    }
+}
+
+fn layout(len: usize) -> Layout {
+    Layout::from_size_align(len, AlignedBuf::ALIGN)
+        .expect("a buffer is far smaller than isize::MAX")
+}
+
+impl Default for AlignedBuf {
+    /// No bytes.
+    fn default() -> Self {
+        Self {
+            bytes: NonNull::dangling(),
+            len: 0,
+        }
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `zeroed` allocated these bytes with this layout, and `drop` runs once.
+            unsafe { dealloc(self.bytes.as_ptr(), layout(self.len)) }
+        }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` initialised bytes stand at `bytes` (see the invariants), and the borrow of
+        // `self` keeps them from being freed or written.
+        unsafe { slice::from_raw_parts(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `deref`; the exclusive borrow of `self` makes this the only reference.
+        unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for AlignedBuf {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for AlignedBuf {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+impl fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AlignedBuf({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_is_aligned_zeroed_and_writable() {
+        for len in [1, 511, 4096, 140 << 10] {
+            let mut buf = AlignedBuf::zeroed(len);
+            assert!(AlignedBuf::is_aligned(&buf, AlignedBuf::ALIGN));
+            assert_eq!(buf.len(), len);
+            assert!(buf.iter().all(|&byte| byte == 0));
+            buf[len - 1] = 7;
+            let moved = buf;
+            assert_eq!(moved[len - 1], 7);
+        }
+    }
+
+    #[test]
+    fn an_empty_buffer_owns_nothing() {
+        assert!(AlignedBuf::zeroed(0).is_empty());
+        assert!(AlignedBuf::copy_of(&[]).is_empty());
+    }
+}

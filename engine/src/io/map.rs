@@ -1,0 +1,251 @@
+//! Zero-copy values: bytes of the file straight from the page cache.
+//!
+//! The file is mapped in segments, each when it is first asked for, and each with a tail that
+//! reaches into the next so that an extent always lies within one. Only so many stay mapped:
+//! every 2 MiB that were ever touched keep a page of page table until the segment goes.
+//!
+//! Invariants:
+//! - A segment is unmapped after the last extent in it is dropped, never before.
+//! - Bytes shown by a held extent are neither written nor punched: the engine reuses a run only
+//!   when no buffer from it is held, and [`Segments::assert_unshown`] stops it if it ever forgets.
+//! - Pages are read in before they are handed out, so that a medium that refuses them is an error
+//!   here. A page that the kernel drops and reads again later is its own word: a dying disk can
+//!   still raise SIGBUS then, and no checksum covers that read.
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+use std::slice;
+use std::sync::Arc;
+
+use super::sys;
+
+/// Bytes from one segment's start to the next one's.
+const SEGMENT_BYTES: u64 = 1 << 30;
+
+/// Bytes that a segment reaches into the next: the longest extent.
+const TAIL_BYTES: u64 = 256 << 20;
+
+/// Segments that stay mapped: at most 160 MiB of page tables.
+const SEGMENTS_MAX: usize = 64;
+
+/// Bytes of the file (or a copy of them), shared by all clones until the last is dropped.
+#[derive(Clone)]
+pub struct MappedExtent(Bytes);
+
+#[derive(Clone)]
+enum Bytes {
+    Copied(Arc<[u8]>),
+    Shown(Arc<Shown>),
+}
+
+impl MappedExtent {
+    /// An extent that is a copy: where nothing can be mapped, and on simulated disks.
+    pub fn copied(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self(Bytes::Copied(bytes.into()))
+    }
+
+    /// Whether these are the page cache's own bytes.
+    pub fn is_zero_copy(&self) -> bool {
+        matches!(self.0, Bytes::Shown(_))
+    }
+}
+
+impl Deref for MappedExtent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Copied(bytes) => bytes,
+            Bytes::Shown(shown) => shown.bytes(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for MappedExtent {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for MappedExtent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_zero_copy() {
+            "mapped"
+        } else {
+            "copied"
+        };
+        write!(f, "MappedExtent({} bytes, {kind})", self.len())
+    }
+}
+
+/// A range of a mapped segment, on the list of what is shown.
+struct Shown {
+    segment: Arc<MmapRaw>,
+    /// Where the range begins in the segment, and how long it is. It lies within the segment.
+    at: usize,
+    len: usize,
+    /// Where it begins in the file.
+    offset: u64,
+    list: Arc<Mutex<ShownList>>,
+}
+
+impl Shown {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `Segments::map` checked that `at + len` is within the segment.
+        let start = unsafe { self.segment.as_ptr().add(self.at) };
+        // SAFETY: the segment stays mapped while `self` holds it; the file reached beyond the range
+        // when it was mapped and no engine call shortens it; nobody writes to the range while it is
+        // on the list (see the invariants), and the lock keeps other processes of ours out.
+        unsafe { slice::from_raw_parts(start, self.len) }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.list.lock().remove(self.offset, self.len as u64);
+    }
+}
+
+/// The ranges of the file that someone holds, with how many hold each.
+#[derive(Default)]
+struct ShownList {
+    holders: BTreeMap<(u64, u64), u64>,
+    /// The longest range ever shown: how far before an offset a range that covers it may begin.
+    longest: u64,
+}
+
+impl ShownList {
+    fn add(&mut self, offset: u64, len: u64) {
+        *self.holders.entry((offset, len)).or_insert(0) += 1;
+        self.longest = self.longest.max(len);
+    }
+
+    fn remove(&mut self, offset: u64, len: u64) {
+        if let Some(holders) = self.holders.get_mut(&(offset, len)) {
+            *holders -= 1;
+            if *holders == 0 {
+                self.holders.remove(&(offset, len));
+            }
+        }
+    }
+
+    /// A shown range that has a byte in `[offset, offset + bytes)`.
+    fn overlap(&self, offset: u64, bytes: u64) -> Option<(u64, u64)> {
+        let first = (offset.saturating_sub(self.longest), 0);
+        let behind = (offset.saturating_add(bytes), 0);
+        self.holders
+            .range(first..behind)
+            .map(|(&range, _)| range)
+            .find(|&(start, len)| bytes > 0 && start + len > offset)
+    }
+}
+
+/// The mapped segments of one file.
+pub(super) struct Segments {
+    mapped: Mutex<Mapped>,
+    list: Arc<Mutex<ShownList>>,
+    segment_bytes: u64,
+    tail_bytes: u64,
+    mapped_max: usize,
+}
+
+#[derive(Default)]
+struct Mapped {
+    /// By number, with the time of the last use.
+    segments: BTreeMap<u64, (Arc<MmapRaw>, u64)>,
+    /// Grows with each use.
+    now: u64,
+}
+
+impl Default for Segments {
+    fn default() -> Self {
+        Self::new(SEGMENT_BYTES, TAIL_BYTES, SEGMENTS_MAX)
+    }
+}
+
+impl Segments {
+    fn new(segment_bytes: u64, tail_bytes: u64, mapped_max: usize) -> Self {
+        Self {
+            mapped: Mutex::default(),
+            list: Arc::default(),
+            segment_bytes,
+            tail_bytes,
+            mapped_max,
+        }
+    }
+
+    /// Shows bytes that lie within the file, or nothing if they cannot be mapped or read.
+    pub(super) fn map(&self, file: &File, offset: u64, len: usize) -> Option<MappedExtent> {
+        let bytes = len as u64;
+        if len == 0 || bytes > self.tail_bytes {
+            return None;
+        }
+        let segment = self.segment(file, offset / self.segment_bytes).ok()?;
+        let at = usize::try_from(offset % self.segment_bytes).ok()?;
+        assert!(
+            at + len <= segment.len(),
+            "an extent ends before its segment's tail does"
+        );
+        // Listed first: what is being read in must not be written either.
+        self.list.lock().add(offset, bytes);
+        let shown = Shown {
+            segment,
+            at,
+            len,
+            offset,
+            list: Arc::clone(&self.list),
+        };
+        // One large read; populating alone would read page after page, since the map is
+        // marked as random.
+        sys::advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
+        // Kernels before 5.14 refuse: without it a bad sector would be a signal, so copy there.
+        shown
+            .segment
+            .advise_range(Advice::PopulateRead, at, len)
+            .ok()?;
+        Some(MappedExtent(Bytes::Shown(Arc::new(shown))))
+    }
+
+    /// Stops a write to bytes that someone was promised not to see change.
+    pub(super) fn assert_unshown(&self, offset: u64, bytes: u64) {
+        let overlap = self.list.lock().overlap(offset, bytes);
+        if let Some((start, len)) = overlap {
+            panic!("bytes {offset}+{bytes} are about to change, but {start}+{len} are handed out");
+        }
+    }
+
+    fn segment(&self, file: &File, number: u64) -> io::Result<Arc<MmapRaw>> {
+        let mut mapped = self.mapped.lock();
+        mapped.now += 1;
+        let now = mapped.now;
+        if let Some((segment, used)) = mapped.segments.get_mut(&number) {
+            *used = now;
+            return Ok(Arc::clone(segment));
+        }
+        let len =
+            usize::try_from(self.segment_bytes + self.tail_bytes).map_err(io::Error::other)?;
+        // May reach beyond the end of the file: those pages come to life as the file grows.
+        let segment = MmapOptions::new()
+            .offset(number * self.segment_bytes)
+            .len(len)
+            .map_raw_read_only(file)?;
+        segment.advise(Advice::Random)?;
+        let segment = Arc::new(segment);
+        if mapped.segments.len() >= self.mapped_max {
+            let oldest = mapped.segments.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(number) = oldest.map(|(&number, _)| number) {
+                mapped.segments.remove(&number);
+            }
+        }
+        mapped.segments.insert(number, (Arc::clone(&segment), now));
+        Ok(segment)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Mapped extents show the file's bytes, outlive what they came from, and hold off writers.
+
+use super::*;
+use crate::io::{AlignedBuf, Disk, FileDisk, places};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+fn filled(bytes: usize) -> AlignedBuf {
+    let mut buf = AlignedBuf::zeroed(bytes);
+    for (at, word) in buf.chunks_mut(8).enumerate() {
+        word.copy_from_slice(&(at as u64 * 0x9E37_79B9).to_le_bytes()[..word.len()]);
+    }
+    buf
+}
+
+#[test]
+fn an_extent_shows_the_file_and_outlives_the_disk() {
+    for place in places::all() {
+        let disk = FileDisk::create(&place.path().join("store")).unwrap();
+        let written = filled(4 << 20);
+        disk.write(0, &written).unwrap();
+        let mut held = Vec::new();
+        for (offset, len) in [(0, 1), (4096, 140 << 10), (4097, 4095), ((4 << 20) - 5, 5)] {
+            let extent = disk.map(offset as u64, len).unwrap();
+            assert!(extent.is_zero_copy());
+            assert!(*extent == written[offset..offset + len]);
+            held.push((offset, extent));
+        }
+        drop(disk);
+        for (offset, extent) in held {
+            assert!(*extent == written[offset..offset + extent.len()]);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_after_mapping_elsewhere_in_the_segment_is_seen() {
+    for place in places::all() {
+        let disk = FileDisk::create(&place.path().join("store")).unwrap();
+        disk.allocate(0, 1 << 20).unwrap();
+        let zeros = disk.map(0, 4096).unwrap();
+        let written = filled(1 << 20);
+        disk.write(4096, &written[4096..]).unwrap();
+        assert!(*disk.map(4096, 8192).unwrap() == written[4096..4096 + 8192]);
+        assert!(zeros.iter().all(|&byte| byte == 0));
+        // The map was made when the file ended here.
+        disk.write(1 << 20, &written).unwrap();
+        assert!(*disk.map(1 << 20, 1 << 20).unwrap() == *written);
+    }
+}
+
+#[test]
+fn bytes_that_are_handed_out_are_not_overwritten() {
+    for place in places::all() {
+        let disk = FileDisk::create(&place.path().join("store")).unwrap();
+        disk.write(0, &filled(64 << 10)).unwrap();
+        let extent = disk.map(8192, 8192).unwrap();
+        let clone = extent.clone();
+        drop(extent);
+        let block = AlignedBuf::zeroed(4096);
+        for offset in [4096, 16384] {
+            disk.write(offset, &block).unwrap();
+        }
+        for offset in [8192, 12288] {
+            let write = catch_unwind(AssertUnwindSafe(|| disk.write(offset, &block)));
+            assert!(write.is_err());
+            let punch = catch_unwind(AssertUnwindSafe(|| disk.punch(offset, 4096)));
+            assert!(punch.is_err());
+        }
+        drop(clone);
+        disk.write(8192, &block).unwrap();
+        disk.punch(12288, 4096).unwrap();
+    }
+}
+
+#[test]
+fn few_segments_stay_mapped_and_extents_may_cross_their_borders() {
+    for place in places::all() {
+        let path = place.path().join("store");
+        let disk = FileDisk::create(&path).unwrap();
+        let written = filled(1 << 20);
+        disk.write(0, &written).unwrap();
+        let file = File::open(&path).unwrap();
+        let segments = Segments::new(64 << 10, 32 << 10, 2);
+        let mut held = Vec::new();
+        for step in 0..100 {
+            let offset = step * 7919 * 13 % ((1 << 20) - 20_000);
+            let extent = segments.map(&file, offset as u64, 20_000).unwrap();
+            held.push((offset, extent));
+            assert!(segments.mapped.lock().segments.len() <= 2);
+        }
+        assert!(segments.map(&file, 0, (32 << 10) + 1).is_none());
+        for (offset, extent) in held {
+            assert!(*extent == written[offset..offset + 20_000]);
+        }
+        assert!(segments.list.lock().holders.is_empty());
+    }
+}
+
+#[test]
+fn the_list_of_shown_ranges_finds_every_overlap() {
+    let mut list = ShownList::default();
+    list.add(100, 50);
+    list.add(100, 10);
+    list.add(100, 10);
+    list.add(400, 1);
+    for (offset, bytes, overlaps) in [
+        (0, 100, false),
+        (0, 101, true),
+        (109, 1, true),
+        (149, 1, true),
+        (150, 250, false),
+        (150, 251, true),
+        (401, 1000, false),
+        (120, 0, false),
+    ] {
+        assert_eq!(
+            list.overlap(offset, bytes).is_some(),
+            overlaps,
+            "{offset}+{bytes}"
+        );
+    }
+    list.remove(100, 50);
+    assert!(list.overlap(109, 1).is_some());
+    assert!(list.overlap(110, 1).is_none());
+    list.remove(100, 10);
+    assert!(list.overlap(100, 1).is_some());
+    list.remove(100, 10);
+    assert!(list.overlap(100, 1).is_none());
+}
