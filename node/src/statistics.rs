@@ -98,6 +98,10 @@ impl Statistics {
             p99_us: histogram.value_at_quantile(0.99),
             p999_us: histogram.value_at_quantile(0.999),
             max_us: histogram.max(),
+            buckets: histogram
+                .iter_log(2, 2.0)
+                .map(|bucket| bucket.count_since_last_iteration())
+                .collect(),
         }
     }
 
@@ -120,7 +124,7 @@ impl Statistics {
 }
 
 /// How long a verb took, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Latency {
     /// How many requests.
     pub count: u64,
@@ -134,6 +138,8 @@ pub struct Latency {
     pub p999_us: u64,
     /// The slowest.
     pub max_us: u64,
+    /// How many took less than 2, 4, 8 ... microseconds and not less than the half of it.
+    pub buckets: Vec<u64>,
 }
 
 /// The counters at one moment.
@@ -172,6 +178,8 @@ mod tests {
         assert_eq!(put.count, 1001);
         assert!((495..=505).contains(&put.p50_us), "{put:?}");
         assert!(put.max_us >= 3_500_000_000);
+        assert_eq!(put.buckets[..4], [1, 2, 4, 8]);
+        assert_eq!(put.buckets.iter().sum::<u64>(), put.count);
         assert_eq!(statistics.latency(Verb::Get), Latency::default());
         let names: Vec<_> = statistics
             .report()

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::{Answer, Hex, NodeStatus, Request, SILENCE, SOCKET, frame, socket_path};
+use super::{Answer, NodeStatus, Request, SILENCE, SOCKET, frame, socket_path};
 use crate::storage::{BackupReport, CheckReport};
 
 /// Why the node did not answer, or not as hoped.
@@ -59,6 +59,14 @@ impl Client {
         }
     }
 
+    /// Where the text protocol is spoken.
+    pub fn address(&mut self) -> Result<String, ControlError> {
+        match self.ask(&Request::Address)? {
+            Answer::Address { text } => Ok(text),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// What the node says of itself.
     pub fn status(&mut self) -> Result<NodeStatus, ControlError> {
         match self.ask(&Request::Status)? {
@@ -98,19 +106,6 @@ impl Client {
     pub fn check(&mut self) -> Result<CheckReport, ControlError> {
         match self.ask(&Request::Check)? {
             Answer::Check(report) => Ok(report),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// The hashes of the values of each key.
-    pub fn hashes(&mut self, keys: Vec<Vec<u8>>) -> Result<Vec<Vec<Vec<u8>>>, ControlError> {
-        let asked = keys.len();
-        let keys = keys.into_iter().map(Hex).collect();
-        match self.ask(&Request::Hashes { keys })? {
-            Answer::Hashes { hashes } if hashes.len() == asked => Ok(hashes
-                .into_iter()
-                .map(|of_key| of_key.into_iter().map(|hash| hash.0).collect())
-                .collect()),
             other => Err(unexpected(&other)),
         }
     }

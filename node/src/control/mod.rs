@@ -36,6 +36,8 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Where the text protocol is spoken.
+    Address,
     /// What the node says of itself.
     Status,
     /// Stop cleanly.
@@ -69,6 +71,11 @@ pub enum Answer {
     Failed {
         /// Why, a sentence.
         reason: String,
+    },
+    /// To [`Request::Address`].
+    Address {
+        /// Host and port.
+        text: String,
     },
     /// To [`Request::Status`].
     Status(Box<NodeStatus>),

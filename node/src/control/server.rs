@@ -138,6 +138,10 @@ fn answer(request: Request, backing: &Backing) -> Result<Answer, String> {
     let (mediator, storage) = (&backing.mediator, backing.mediator.storage());
     let fault = |error: &dyn std::error::Error| error.to_string();
     match request {
+        Request::Address => {
+            let text = (backing.status)().text_address;
+            Ok(Answer::Address { text })
+        }
         Request::Status => {
             let mut status = (backing.status)();
             status.store = storage.status().map_err(|error| fault(&error))?;

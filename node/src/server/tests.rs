@@ -472,10 +472,11 @@ fn the_control_socket_answers_what_the_text_protocol_lacks() {
     assert_eq!(status.store.entries, 1);
     assert_eq!(status.statistics.latencies[1].1.count, 1);
     let hash = blake3::hash(b"value").as_bytes().to_vec();
-    let hashes = control
-        .hashes(vec![b"k".to_vec(), b"absent".to_vec()])
-        .unwrap();
-    assert_eq!(hashes, [vec![hash], vec![]]);
+    let keys = vec![Hex(b"k".to_vec()), Hex(b"absent".to_vec())];
+    let hashes = vec![vec![Hex(hash)], vec![]];
+    let answer = control.ask(&Request::Hashes { keys }).unwrap();
+    assert_eq!(answer, Answer::Hashes { hashes });
+    assert_eq!(control.address().unwrap(), node.address.to_string());
     assert_eq!(control.check().unwrap().entries, 1);
     let backup = node.folder.path().join("backup");
     assert_eq!(control.backup(&backup).unwrap().bytes, 8);
@@ -541,4 +542,42 @@ fn a_port_in_use_is_named() {
         refused.contains(&port.to_string()) && refused.contains("--text-port"),
         "{refused}"
     );
+}
+
+#[test]
+fn the_client_and_the_node_understand_each_other() {
+    use crate::client::{ClientError, TextClient};
+
+    let node = Node::start(|_| {});
+    let client = &mut TextClient::connect(&node.address.to_string()).unwrap();
+    let long: Vec<u8> = (0..700_000u32).flat_map(u32::to_le_bytes).collect();
+    for value in [&b""[..], b"\n \0", &long] {
+        let put = client
+            .put(b"k", b"", value.len() as u64, &mut &value[..])
+            .unwrap();
+        assert_eq!(put, 1);
+        let mut read = Vec::new();
+        let got = client.get(b"k", &mut |piece| {
+            assert_eq!((piece.values, piece.index), (1, 0));
+            read.extend_from_slice(piece.bytes);
+            Ok(())
+        });
+        assert_eq!(got.unwrap().unwrap().lengths, [value.len() as u64]);
+        assert!(read == value);
+        let hash = *blake3::hash(value).as_bytes();
+        assert_eq!(
+            client.hashes(&[b"k", b"absent"]).unwrap(),
+            [vec![hash], vec![]]
+        );
+    }
+    assert!(client.has(b"k").unwrap());
+    assert_eq!(client.delete(b"k").unwrap(), 1);
+    assert!(!client.has(b"k").unwrap());
+    assert!(client.get(b"k", &mut |_| Ok(())).unwrap().is_none());
+    match client.put(&[b'k'; 5000], b"", long.len() as u64, &mut &long[..]) {
+        Err(ClientError::Refused(reason)) => {
+            assert_eq!(reason, "the key has 5000 bytes, and 4092 are allowed");
+        }
+        other => panic!("{other:?}"),
+    }
 }

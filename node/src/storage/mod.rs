@@ -11,6 +11,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+use crate::error::Error;
+use crate::version::NodeId;
+
 /// Why the store did not do what was asked. Each is a sentence for the client or the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -176,4 +180,23 @@ pub struct Tombstones {
     pub found: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where to go on; `None` at the end.
     pub next: Option<Vec<u8>>,
+}
+
+/// Opens the store of a node, creating it in an empty folder, and gives the node's name in it.
+pub fn open(
+    config: &Config,
+    accept_loss: Option<u64>,
+) -> Result<(Arc<dyn Storage>, NodeId), Error> {
+    let _ = (config, accept_loss);
+    Err(Error::Setting(
+        "this build has no engine that could keep a store".to_owned(),
+    ))
+}
+
+/// Makes a backup the store of a folder that has none. Gives what it holds.
+pub fn restore(backup: &Path, folder: &Path) -> Result<BackupReport, Error> {
+    let _ = (backup, folder);
+    Err(Error::Setting(
+        "this build has no engine that could keep a store".to_owned(),
+    ))
 }
