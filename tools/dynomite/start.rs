@@ -111,7 +111,7 @@ fn serve(arguments: &Start) -> Outcome {
         let mut terminate = signal(SignalKind::terminate()).naming(Code::Local, "SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).naming(Code::Local, "Ctrl-C")?;
         greet(&running, &config.directory)?;
-        log.note(&format!("serving on {}", running.address()));
+        log.record(&format!("serving on {}", running.address()));
         if detached {
             log.take_over()?;
         }
@@ -204,16 +204,21 @@ impl Log {
         })
     }
 
-    /// Notes a line. A log that cannot be written does not stop a node.
+    /// Notes a line for whoever watches.
     fn note(&mut self, line: &str) {
+        self.record(line);
+        if !self.background {
+            let _ = writeln!(io::stderr(), "dynomite: {line}");
+        }
+    }
+
+    /// Notes a line in the file alone. A log that cannot be written does not stop a node.
+    fn record(&mut self, line: &str) {
         let seconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| time.as_secs());
         if let Some(file) = &mut self.file {
             let _ = writeln!(file, "{} {line}", utc(seconds));
-        }
-        if !self.background {
-            let _ = writeln!(io::stderr(), "dynomite: {line}");
         }
     }
 

@@ -10,13 +10,14 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -29,6 +30,9 @@ use crate::text::{LINGER, reply};
 /// Clients that are being refused at a time; more are dropped without a word, for they would
 /// hold descriptors that the node needs.
 const REFUSALS_MAX: usize = 256;
+/// Connections that may wait to be accepted. With the usual 128 a burst overflows, and those
+/// turned away try again only after a second.
+const BACKLOG: u32 = 4096;
 /// The pause after the system had no descriptor to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,7 +73,7 @@ impl Server {
         stop: watch::Receiver<bool>,
     ) -> Result<Self, Error> {
         let fault = |source| Error::listen(&format_args!("{host}:{port}"), source);
-        let listener = TcpListener::bind((host, port)).await.map_err(fault)?;
+        let listener = listen(host, port).await.map_err(fault)?;
         let shared = Shared {
             mediator,
             statistics,
@@ -83,7 +87,7 @@ impl Server {
     }
 
     /// Where clients reach it.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
+    pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
@@ -141,6 +145,28 @@ impl Server {
         drop(listener);
         while tasks.join_next().await.is_some() {}
     }
+}
+
+/// Listens on the first address of `host` that the system gives.
+async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut fault = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host((host, port)).await? {
+        let bind = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                SocketAddr::V6(_) => TcpSocket::new_v6()?,
+            };
+            // A restart must not wait for the connections of the last run to be forgotten.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        match bind() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => fault = error,
+        }
+    }
+    Err(fault)
 }
 
 /// Says why and ends the connection.
