@@ -4,10 +4,13 @@
 //! steps that ask for bytes) to meaning; how the bytes survive is the engine's business.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod diff;
 pub mod error;
 pub mod fingerprint;
 pub mod format;
 pub mod geometry;
+pub mod recover;
 pub mod tree;
 pub mod types;
 

@@ -1,7 +1,52 @@
 //! # engine: how the bytes survive
 //!
-//! A store is one file of many named trees, crash-safe, with one log and one allocator.
+//! A [`Store`] is one file of many named trees, crash-safe, with one log and one allocator. What
+//! its bytes mean is `dmerkle`'s business.
+//!
+//! Where to look:
+//! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
+//! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
+//! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
+//! - an opening: `recovery`;
+//! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
+mod batch;
+mod cache;
+mod checkpoint;
+mod core;
+mod directory;
+mod entry;
+mod error;
+mod extents;
 pub mod io;
+mod memtable;
+mod options;
+mod queue;
+mod range;
+mod recovery;
+mod snapshot;
+mod space;
+mod state;
+mod stats;
+mod store;
+mod threads;
+mod tree;
+mod view;
 pub mod world;
+mod write;
+
+pub use batch::{Batch, NewEntry, NewPart};
+pub use entry::{Entry, Reader};
+pub use error::Error;
+pub use extents::Written;
+pub use range::{Range, SnapshotContents};
+pub use options::{Backend, Durability, Options};
+pub use snapshot::Snapshot;
+pub use stats::Stats;
+pub use store::{Store, TreeInfo};
+pub use tree::{Tree, Writer};
+pub use write::Decision;
+
+pub use dmerkle::fingerprint::FingerprintKey;
+pub use dmerkle::{Geometry, Lsn, Summary};

@@ -1,7 +1,7 @@
 //! Memory that direct I/O accepts: heap bytes whose address is a multiple of 4096.
 //!
 //! Invariants: `bytes` points to `len` initialised bytes that this buffer alone owns, allocated
-//! with [`layout`] of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
+//! with `layout` of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
 //! the buffer does, so the kernel may write to them while the owner is passed about.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};

@@ -6,8 +6,10 @@
 //!
 //! Invariants:
 //! - A segment is unmapped after the last extent in it is dropped, never before.
+//! - The file stays locked until then, also when its disk is gone: a map keeps the descriptor that
+//!   it was made from, so that no other opening overwrites what is shown.
 //! - Bytes shown by a held extent are neither written nor punched: the engine reuses a run only
-//!   when no buffer from it is held, and [`Segments::assert_unshown`] stops it if it ever forgets.
+//!   when no buffer from it is held, and `Segments::assert_unshown` stops it if it ever forgets.
 //! - Pages are read in before they are handed out, so that a medium that refuses them is an error
 //!   here. A page that the kernel drops and reads again later is its own word: a dying disk can
 //!   still raise SIGBUS then, and no checksum covers that read.

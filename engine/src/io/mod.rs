@@ -6,9 +6,12 @@ pub mod file;
 pub mod map;
 #[cfg(test)]
 pub(crate) mod places;
+pub mod pool;
+mod ring;
 mod sys;
 
 pub use aligned::AlignedBuf;
 pub use disk::Disk;
 pub use file::{FileDisk, OpenError};
 pub use map::MappedExtent;
+pub use pool::{Backend, IoPool, Op, PoolOptions, Request};

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 /// `FS_NOCOW_FL` of `linux/fs.h`, which libc does not carry.
 const FS_NOCOW_FL: libc::c_long = 0x0080_0000;
@@ -108,6 +108,15 @@ pub(super) fn advise(file: &File, offset: u64, bytes: u64, advice: i32) {
         // SAFETY: the call takes numbers only, and the descriptor is open.
         let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, bytes, advice) };
     }
+}
+
+/// An eventfd: written to by whoever wakes, read by whoever sleeps.
+pub(super) fn event() -> io::Result<File> {
+    // SAFETY: the call takes numbers only.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the descriptor is new, so nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 fn check(status: i32) -> io::Result<()> {

@@ -210,3 +210,22 @@ fn a_direct_write_of_part_of_a_sector_is_our_bug() {
     assert!(disk.is_direct(), "not made of sectors: buffered here");
     let _ = disk.write(1, &pattern(4096, 0));
 }
+
+#[test]
+fn a_full_disk_says_so_when_space_is_asked_for() {
+    // In memory only: elsewhere the attempt would take all space from others for a moment.
+    let Ok(place) = TempDir::new_in("/dev/shm") else {
+        return;
+    };
+    let disk = FileDisk::create(&place.path().join("store")).unwrap();
+    let error = disk.allocate(0, 1 << 50).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(disk.size().unwrap(), 0);
+}
+
+#[test]
+fn what_a_file_system_cannot_do_is_told_from_what_went_wrong() {
+    // `allocate` falls back, and callers of `punch` stop asking, by this kind.
+    let error = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+}

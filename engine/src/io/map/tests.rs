@@ -1,7 +1,7 @@
 //! Mapped extents show the file's bytes, outlive what they came from, and hold off writers.
 
 use super::*;
-use crate::io::{AlignedBuf, Disk, FileDisk, places};
+use crate::io::{AlignedBuf, Disk, FileDisk, OpenError, places};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn filled(bytes: usize) -> AlignedBuf {
@@ -126,4 +126,19 @@ fn the_list_of_shown_ranges_finds_every_overlap() {
     assert!(list.overlap(100, 1).is_some());
     list.remove(100, 10);
     assert!(list.overlap(100, 1).is_none());
+}
+
+#[test]
+fn the_file_stays_locked_while_its_bytes_are_handed_out() {
+    // Else a second opening could overwrite what the holder of the extent reads.
+    for place in places::all() {
+        let path = place.path().join("store");
+        let disk = FileDisk::create(&path).unwrap();
+        disk.write(0, &filled(4096)).unwrap();
+        let extent = disk.map(0, 4096).unwrap();
+        drop(disk);
+        assert!(matches!(FileDisk::open(&path), Err(OpenError::Locked)));
+        drop(extent);
+        FileDisk::open(&path).unwrap();
+    }
 }

@@ -1,0 +1,468 @@
+//! The asking side: which ranges are open, what is asked about them, what was found.
+//!
+//! Invariants:
+//! - The open ranges (on the stack, under way, to be asked next, or to be compared with what the
+//!   peer told) are disjoint, and hold every difference that was not reported.
+//! - Each range is reported once per walk, so that the differences account for the totals.
+
+use super::wire::{Query, Shape, Writer, read_answer};
+use super::{
+    Contents, Difference, Entries, Error, FRAME_BYTES_MAX, KeyRange, Limits, PAGE_ENTRIES,
+    boundaries, shown,
+};
+use crate::types::{Sum, Summary};
+use std::collections::VecDeque;
+
+/// Bytes of open ranges above which they are asked about one at a time, lowest first, until they
+/// are fewer.
+const OPEN_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of an answer that a frame of queries aims at: a bit less than a frame, because the sizes
+/// of answers are guesses, and what does not fit is asked again.
+const ANSWER_BYTES_AIM: usize = FRAME_BYTES_MAX - 6 * 1024;
+
+/// Differences after which a step is ended.
+const STEP_DIFFERENCES: usize = 4 * PAGE_ENTRIES;
+
+/// What is to be done about an open range.
+#[derive(Debug, Clone)]
+pub(super) enum Task {
+    /// Ask for the peer's total.
+    Total,
+    /// Cut at the own boundaries and compare the parts.
+    Divide { parts: u64 },
+    /// Compare as it is.
+    Compare,
+    /// Ask for power sums behind those that are there. The peer has `theirs` entries.
+    Sketch {
+        have: Vec<u32>,
+        to: u32,
+        theirs: u64,
+    },
+    /// Ask for the entries with these ids; `mine` differ too, `found` came already.
+    Fetch {
+        ids: Vec<u32>,
+        mine: Entries,
+        found: Vec<Difference>,
+    },
+    /// Ask for all entries.
+    List,
+}
+
+/// A range that may hold differences.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    pub(super) range: KeyRange,
+    /// How often a range was cut to get here.
+    pub(super) depth: u8,
+    pub(super) task: Task,
+}
+
+impl Open {
+    pub(super) fn new(range: KeyRange, depth: u8, task: Task) -> Self {
+        Self { range, depth, task }
+    }
+
+    pub(super) fn weight(&self) -> usize {
+        let task = match &self.task {
+            Task::Sketch { have, .. } => have.len() * 4,
+            Task::Fetch { ids, mine, found } => {
+                ids.len() * 4
+                    + mine.iter().map(|(key, _)| key.len() + 64).sum::<usize>()
+                    + (found.iter().map(|one| one.key.len() + 96)).sum::<usize>()
+            }
+            _ => 0,
+        };
+        self.range.weight() + task
+    }
+}
+
+/// A query under way, and the range it is about.
+#[derive(Debug, Clone)]
+pub(super) struct Flying {
+    pub(super) open: Open,
+    pub(super) query: Query,
+}
+
+/// A range of which all the peer's entries are known.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) range: KeyRange,
+    pub(super) theirs: VecDeque<(Vec<u8>, Sum)>,
+}
+
+/// The asking side of a diff.
+///
+/// Start it, send its frames to a [`respond`](super::respond), and give it the answers in the
+/// order of the frames, until it is done; [`run`] is that loop.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub(super) shape: Shape,
+    limits: Limits,
+    roots: Vec<KeyRange>,
+    /// The lowest range last.
+    stack: Vec<Open>,
+    /// What goes on the stack when the flight is over, the lowest range first.
+    pub(super) next_up: Vec<Open>,
+    /// Bytes in `next_up`.
+    pub(super) next_up_weight: usize,
+    /// Per frame under way, its queries.
+    flying: VecDeque<Vec<Flying>>,
+    pub(super) told: VecDeque<Told>,
+    pub(super) found: Vec<Difference>,
+    /// What the differences found in this walk add up to, and what they should.
+    pub(super) account: Account,
+    frames: u64,
+    /// Frames that honest copies of these counts need at most.
+    pub(super) frames_due: u64,
+    done: bool,
+}
+
+/// Totals of both sides, and of the differences.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Account {
+    pub(super) mine: Summary,
+    pub(super) theirs: Summary,
+    found_mine: Summary,
+    found_theirs: Summary,
+}
+
+impl Account {
+    fn is_settled(&self) -> bool {
+        self.mine.minus(self.found_mine) == self.theirs.minus(self.found_theirs)
+    }
+}
+
+/// What a call brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub struct Step {
+    /// Differences, in no particular order.
+    pub differences: Vec<Difference>,
+    /// Frames to be sent, in this order.
+    pub frames: Vec<Vec<u8>>,
+    /// What the session waits for.
+    pub next: Next,
+}
+
+/// What a session waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The answer to the oldest frame that has none yet: [`Session::receive`].
+    Answer,
+    /// Nothing, it has more to report: [`Session::advance`].
+    Advance,
+    /// All is reported.
+    Done,
+}
+
+impl Session {
+    /// A session over `range`; [`KeyRange::default`] is everything.
+    pub fn new(range: KeyRange, limits: Limits) -> Self {
+        Self::resume(vec![range], limits)
+    }
+
+    /// A session over what [`Session::open_bounds`] of an earlier one gave, which need not have
+    /// been on the same snapshots. The ranges are disjoint.
+    pub fn resume(ranges: Vec<KeyRange>, limits: Limits) -> Self {
+        let roots: Vec<_> = ranges
+            .into_iter()
+            .filter(|range| !range.is_empty())
+            .collect();
+        let shape = Shape {
+            key_id: 0,
+            salt: limits.salt,
+            leaf_log2: limits.leaf_log2.min(super::wire::LEAF_LOG2_MAX),
+            wide: false,
+        };
+        let mut session = Self {
+            shape,
+            limits,
+            roots,
+            stack: Vec::new(),
+            next_up: Vec::new(),
+            next_up_weight: 0,
+            flying: VecDeque::new(),
+            told: VecDeque::new(),
+            found: Vec::new(),
+            account: Account::default(),
+            frames: 0,
+            frames_due: 0,
+            done: false,
+        };
+        session.begin_walk();
+        session
+    }
+
+    fn begin_walk(&mut self) {
+        self.account = Account::default();
+        // Before the totals are known every root may need a frame or two of its own.
+        self.frames_due += 64 + 2 * self.roots.len() as u64;
+        self.stack = (self.roots.iter().rev())
+            .map(|range| Open::new(range.clone(), 0, Task::Total))
+            .collect();
+    }
+
+    /// The first frames.
+    pub fn start<C: Contents>(&mut self, contents: &mut C) -> Result<Step, Error<C::Error>> {
+        self.shape.key_id = contents.key_id();
+        self.advance(contents)
+    }
+
+    /// Takes the answer to the oldest frame that has none yet.
+    pub fn receive<C: Contents>(
+        &mut self,
+        contents: &mut C,
+        answer: &[u8],
+    ) -> Result<Step, Error<C::Error>> {
+        let mut answers = read_answer(answer, &self.shape)?;
+        let queries =
+            (self.flying.pop_front()).ok_or(Error::Peer("an answer came to no question"))?;
+        self.take_answers(contents, queries, &mut answers)?;
+        self.advance(contents)
+    }
+
+    /// Goes on without an answer.
+    pub fn advance<C: Contents>(&mut self, contents: &mut C) -> Result<Step, Error<C::Error>> {
+        while self.found.len() < STEP_DIFFERENCES && self.compare_told(contents)? {}
+        let mut frames = Vec::new();
+        if self.told.is_empty() && self.flying.is_empty() {
+            self.stack.extend(self.next_up.drain(..).rev());
+            self.next_up_weight = 0;
+            if self.stack.is_empty() && !self.done {
+                self.close()?;
+            }
+            frames = self.flight(contents)?;
+        }
+        let next = if !self.told.is_empty() {
+            Next::Advance
+        } else if !self.flying.is_empty() {
+            Next::Answer
+        } else {
+            Next::Done
+        };
+        Ok(Step {
+            differences: std::mem::take(&mut self.found),
+            frames,
+            next,
+        })
+    }
+
+    /// The ranges that may hold differences not yet reported, ascending: what to keep in order to
+    /// go on later with another session.
+    pub fn open_bounds(&self) -> Vec<KeyRange> {
+        let open = self.stack.iter().chain(&self.next_up);
+        let flying = self.flying.iter().flatten().map(|flying| &flying.open);
+        let mut ranges: Vec<KeyRange> = open
+            .chain(flying)
+            .map(|open| open.range.clone())
+            .chain(self.told.iter().map(|told| told.range.clone()))
+            .collect();
+        ranges.sort_by(|a, b| a.low.cmp(&b.low));
+        let mut joined: Vec<KeyRange> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match joined.last_mut() {
+                Some(last) if last.high() == Some(range.low.as_slice()) => last.high = range.high,
+                _ => joined.push(range),
+            }
+        }
+        joined
+    }
+
+    /// Ends the walk, or begins the thorough one.
+    fn close<E>(&mut self) -> Result<(), Error<E>> {
+        if self.account.is_settled() {
+            self.done = true;
+            return Ok(());
+        }
+        if self.shape.wide {
+            return Err(Error::Peer("the differences do not account for the totals"));
+        }
+        // A subrange was called equal by 6 bytes, or two entries had the same short id.
+        self.shape.wide = true;
+        self.shape.salt = self.shape.salt.wrapping_add(0x9e37_79b9);
+        self.begin_walk();
+        Ok(())
+    }
+
+    pub(super) fn report(&mut self, difference: Difference) {
+        if let Some(mine) = difference.mine {
+            self.account.found_mine = self.account.found_mine.plus(Summary::of(mine));
+        }
+        if let Some(theirs) = difference.theirs {
+            self.account.found_theirs = self.account.found_theirs.plus(Summary::of(theirs));
+        }
+        self.found.push(difference);
+    }
+
+    /// Compares a page of the first range that the peer has told. False if there is none.
+    fn compare_told<C: Contents>(&mut self, contents: &mut C) -> Result<bool, Error<C::Error>> {
+        let Some(mut told) = self.told.pop_front() else {
+            return Ok(false);
+        };
+        let page = contents
+            .entries(&told.range.low, told.range.high(), PAGE_ENTRIES)
+            .map_err(Error::Contents)?;
+        let rest = (page.len() == PAGE_ENTRIES)
+            .then(|| page.last().map(|(key, _)| told.range.after(key)))
+            .flatten();
+        for (key, mine) in page {
+            while let Some((key, theirs)) = told.theirs.pop_front_if(|(other, _)| *other < key) {
+                self.report(Difference {
+                    key,
+                    mine: None,
+                    theirs: Some(theirs),
+                });
+            }
+            let theirs = told.theirs.pop_front_if(|(other, _)| *other == key);
+            let theirs = theirs.map(|(_, sum)| sum);
+            if theirs != Some(mine) {
+                self.report(Difference {
+                    key,
+                    mine: Some(mine),
+                    theirs,
+                });
+            }
+        }
+        if let Some(range) = rest.filter(|range| !range.is_empty()) {
+            told.range = range;
+            self.told.push_front(told);
+            return Ok(true);
+        }
+        for (key, theirs) in told.theirs {
+            self.report(Difference {
+                key,
+                mine: None,
+                theirs: Some(theirs),
+            });
+        }
+        Ok(true)
+    }
+
+    /// The next frames, from the lowest open ranges.
+    fn flight<C: Contents>(&mut self, contents: &mut C) -> Result<Vec<Vec<u8>>, Error<C::Error>> {
+        let weight: usize = self.stack.iter().map(Open::weight).sum();
+        let frugal = weight > OPEN_BYTES_MAX;
+        let flight = if frugal { 1 } else { self.limits.flight.max(1) };
+        let mut frames = Vec::new();
+        while frames.len() < flight && !self.stack.is_empty() {
+            frames.push(self.frame(contents, frugal)?);
+            self.frames += 1;
+            if self.frames > self.limits.frames_max.min(self.frames_due) {
+                return Err(Error::TooManyFrames);
+            }
+        }
+        Ok(frames)
+    }
+
+    fn frame<C: Contents>(
+        &mut self,
+        contents: &mut C,
+        frugal: bool,
+    ) -> Result<Vec<u8>, Error<C::Error>> {
+        let mut writer = Writer::request(&self.shape);
+        let mut flying: Vec<Flying> = Vec::new();
+        let mut due = 0;
+        while let Some(open) = self.stack.pop() {
+            if let Task::Divide { parts } = open.task {
+                self.divide(contents, &open, parts)?;
+                continue;
+            }
+            let query = self.query(contents, &open)?;
+            let answer = self.answer_bytes(&query);
+            let written = writer.out.len();
+            if flying.is_empty() || (due + answer <= ANSWER_BYTES_AIM && !frugal) {
+                writer.query(&open.range, &query);
+            }
+            if writer.out.len() > FRAME_BYTES_MAX || writer.out.len() == written {
+                writer.out.truncate(written);
+                self.stack.push(open);
+                break;
+            }
+            due += answer;
+            flying.push(Flying { open, query });
+        }
+        assert!(!flying.is_empty(), "a query fits an empty frame");
+        self.flying.push_back(flying);
+        Ok(writer.out)
+    }
+
+    fn divide<C: Contents>(
+        &mut self,
+        contents: &mut C,
+        open: &Open,
+        parts: u64,
+    ) -> Result<(), Error<C::Error>> {
+        let own = contents
+            .summary(&open.range.low, open.range.high())
+            .map_err(Error::Contents)?;
+        let cuts = boundaries(contents, &open.range, own.count, parts)?;
+        for part in open.range.cut(cuts).into_iter().rev() {
+            self.stack
+                .push(Open::new(part, open.depth + 1, Task::Compare));
+        }
+        Ok(())
+    }
+
+    fn query<C: Contents>(&self, contents: &mut C, open: &Open) -> Result<Query, Error<C::Error>> {
+        let mut own = || {
+            contents
+                .summary(&open.range.low, open.range.high())
+                .map_err(Error::Contents)
+        };
+        Ok(match &open.task {
+            Task::Total => Query::Total(own()?),
+            Task::Divide { .. } | Task::Compare => {
+                let own = own()?;
+                Query::Compare {
+                    count: own.count,
+                    sum: shown(own.sum, self.shape.wide),
+                }
+            }
+            Task::Sketch { have, to, .. } => Query::Sketch {
+                from: u32::try_from(have.len()).expect("at most 64 sums"),
+                to: *to,
+            },
+            Task::Fetch { ids, .. } => Query::Fetch(ids.clone()),
+            Task::List => Query::List,
+        })
+    }
+
+    /// About how long the answer will be.
+    fn answer_bytes(&self, query: &Query) -> usize {
+        match query {
+            Query::Total(Summary { count, .. }) | Query::Compare { count, .. } => {
+                if *count > self.shape.leaf() { 220 } else { 60 }
+            }
+            Query::Sketch { from, to } => 4 + 4 * (*to as usize).saturating_sub(*from as usize),
+            Query::Fetch(ids) => 4 + 40 * ids.len(),
+            Query::List => 1024,
+        }
+    }
+}
+
+/// Runs a session to its end: `exchange` carries a frame to the peer and brings its answer,
+/// `visit` takes the differences.
+pub fn run<C: Contents>(
+    session: &mut Session,
+    contents: &mut C,
+    mut exchange: impl FnMut(Vec<u8>) -> Result<Vec<u8>, Error<C::Error>>,
+    mut visit: impl FnMut(Difference),
+) -> Result<(), Error<C::Error>> {
+    let mut step = session.start(contents)?;
+    let mut answers = VecDeque::new();
+    loop {
+        step.differences.drain(..).for_each(&mut visit);
+        for frame in step.frames {
+            answers.push_back(exchange(frame)?);
+        }
+        step = match step.next {
+            Next::Done => return Ok(()),
+            Next::Advance => session.advance(contents)?,
+            Next::Answer => {
+                let answer = answers.pop_front().expect("one answer per frame");
+                session.receive(contents, &answer)?
+            }
+        };
+    }
+}

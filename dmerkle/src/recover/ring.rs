@@ -1,0 +1,102 @@
+//! Reading the ring: in runs while the log is followed, whole when a superblock is lost.
+
+use super::incarnations::{IncarnationStart, Incarnations};
+use super::{ReadAt, Unreadable};
+use crate::format::log_block::{LogBlock, claim};
+use crate::geometry::Geometry;
+use crate::types::{Generation, Incarnation, Lsn};
+
+/// Bytes that are read at once.
+const RUN_BYTES: u64 = 1 << 20;
+
+/// A window onto the ring: one run of blocks, read at once. A block that cannot be read reads as
+/// zeros, which no valid block is.
+pub(super) struct Window<'r> {
+    read: &'r dyn ReadAt,
+    geometry: &'r Geometry,
+    buf: Vec<u8>,
+    first: Lsn,
+}
+
+impl<'r> Window<'r> {
+    pub(super) fn new(read: &'r dyn ReadAt, geometry: &'r Geometry) -> Self {
+        Self {
+            read,
+            geometry,
+            buf: Vec::new(),
+            first: Lsn(0),
+        }
+    }
+
+    /// The bytes of the block at `lsn`, which is before `end`; a run is read up to `end` at most.
+    pub(super) fn block(&mut self, lsn: Lsn, end: Lsn) -> &[u8] {
+        let block_bytes = self.geometry.log_block_bytes as usize;
+        let inside = lsn.0.checked_sub(self.first.0);
+        let inside = inside.filter(|&past| past < self.buf.len() as u64);
+        let at = if let Some(past) = inside {
+            usize::try_from(past).expect("at most a run")
+        } else {
+            self.load(lsn, end);
+            0
+        };
+        &self.buf[at..at + block_bytes]
+    }
+
+    fn load(&mut self, lsn: Lsn, end: Lsn) {
+        let to_ring_end = self.geometry.ring_bytes - lsn.0 % self.geometry.ring_bytes;
+        let bytes = to_ring_end.min(end.0 - lsn.0).min(RUN_BYTES);
+        self.buf
+            .resize(usize::try_from(bytes).expect("at most a run"), 0);
+        self.first = lsn;
+        let offset = self.geometry.log_offset(lsn);
+        if self.read.read_at(offset, &mut self.buf) == Err(Unreadable) {
+            let block_bytes = self.geometry.log_block_bytes;
+            let blocks = self.buf.chunks_exact_mut(block_bytes as usize);
+            for (index, block) in (0u64..).zip(blocks) {
+                let offset = offset + index * u64::from(block_bytes);
+                if self.read.read_at(offset, block).is_err() {
+                    block.fill(0);
+                }
+            }
+        }
+    }
+}
+
+/// What the whole ring says.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// The largest stamp of any valid block, live or dead.
+    pub(super) stamp: Generation,
+    /// The largest incarnation of any valid block.
+    pub(super) incarnation: Incarnation,
+    /// The incarnations after the given one that wrote a valid block.
+    pub(super) later: Incarnations,
+}
+
+/// Reads every block of the ring.
+pub(super) fn sweep(
+    read: &dyn ReadAt,
+    geometry: &Geometry,
+    nonce: u64,
+    incarnation: Incarnation,
+) -> Sweep {
+    let mut found = Sweep::default();
+    let mut window = Window::new(read, geometry);
+    let end = Lsn(geometry.ring_bytes);
+    let mut at = Lsn(0);
+    while at < end {
+        let bytes = window.block(at, end);
+        if claim(bytes).is_some()
+            && let Ok(block) = LogBlock::decode(bytes, nonce, geometry)
+        {
+            let group = &block.group;
+            found.stamp = found.stamp.max(group.stamp);
+            found.incarnation = found.incarnation.max(group.incarnation);
+            if group.incarnation > incarnation {
+                found.later.learn(IncarnationStart::of_group(group));
+            }
+        }
+        at.0 += u64::from(geometry.log_block_bytes);
+    }
+    found
+}

@@ -1,0 +1,173 @@
+//! Goal: after any sequence of applies the tree holds what a map holds, passes every check, names
+//! exactly the blocks and extents that were neither retired nor never written, and its summary
+//! does not depend on how it came to be.
+//! Method: random operations over few keys, small and long, in the geometry of tests.
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use super::*;
+use crate::geometry::Geometry;
+use crate::tree::testing::{Memory, Model, Ops, body, summary};
+use crate::types::Summary;
+
+/// What an operation puts.
+#[derive(Debug, Clone)]
+enum What {
+    Inline(usize, u8),
+    Extent(u64),
+    Gone,
+}
+
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        6 => (0..400u16).prop_map(|n| format!("{n:04}").into_bytes()),
+        3 => proptest::collection::vec(0..4u8, 0..6),
+        1 => (0..12u8, 1..4096usize).prop_map(|(n, length)| {
+            let mut key = vec![b'2'; length];
+            key.push(n);
+            key.truncate(4096);
+            key
+        }),
+    ]
+}
+
+fn what(deletes: u32) -> impl Strategy<Value = What> {
+    prop_oneof![
+        6 => (0..40usize, any::<u8>()).prop_map(|(l, b)| What::Inline(l, b)),
+        1 => (0..5000usize, 0..2u8).prop_map(|(l, b)| What::Inline(l, b)),
+        1 => (1025..6000u64).prop_map(What::Extent),
+        deletes => Just(What::Gone),
+    ]
+}
+
+/// A few hundred operations, many of them, few, or a whole range of deletions.
+fn round() -> impl Strategy<Value = Vec<(Vec<u8>, What)>> {
+    prop_oneof![
+        proptest::collection::vec((key(), what(3)), 0..6),
+        proptest::collection::vec((key(), what(2)), 0..200),
+        proptest::collection::vec((key(), what(60)), 0..200),
+        (0..400u16, 0..300u16).prop_map(|(from, count)| {
+            (from..from + count)
+                .map(|n| (format!("{n:04}").into_bytes(), What::Gone))
+                .collect()
+        }),
+    ]
+}
+
+fn geometries() -> impl Strategy<Value = Geometry> {
+    prop_oneof![
+        Just(Geometry {
+            regions_max: 1 << 16,
+            ..Geometry::tiny()
+        }),
+        Just(Geometry {
+            regions_max: 1 << 16,
+            fanout_max: 2,
+            ..Geometry::tiny()
+        }),
+        Just(Geometry {
+            regions_max: 1 << 16,
+            fanout_max: 30,
+            ..Geometry::tiny()
+        }),
+        Just(Geometry {
+            regions_max: 1 << 16,
+            fanout_max: 9,
+            leaf_order: 1,
+            ..Geometry::tiny()
+        }),
+    ]
+}
+
+/// Runs the rounds, checks after each, and gives the last root, its ground and the model.
+fn live(geometry: Geometry, rounds: Vec<Vec<(Vec<u8>, What)>>) -> (Root, Memory, Model) {
+    let mut memory = Memory::new(geometry);
+    let mut model = Model::new();
+    let mut root = Root::EMPTY;
+    for (generation, round) in rounds.into_iter().enumerate() {
+        let generation = generation as u64 + 1;
+        let round: std::collections::BTreeMap<_, _> = round.into_iter().collect();
+        let mut ops = Ops::new();
+        for (key, what) in round {
+            let new = match what {
+                What::Inline(length, byte) => Some(body(&vec![byte; length])),
+                What::Extent(length) => Some(memory.extent_body(length)),
+                What::Gone => None,
+            };
+            match &new {
+                Some(new) => model.insert(key.clone(), new.clone()),
+                None => model.remove(&key),
+            };
+            ops.insert(key, new);
+        }
+        let applied = memory.apply(generation, root, &ops);
+        root = applied.root;
+        let mut contents = Model::new();
+        memory.contents(&root.pointer, &mut contents);
+        assert!(contents == model, "the contents differ");
+        assert_eq!(root.summary, summary(&model, b"", None));
+        memory.check(&root, generation);
+
+        // What is there already changes nothing.
+        let same = memory.apply(generation + 1, root, &ops);
+        assert_eq!((same.root, same.written), (root, 0));
+        assert_eq!(same.height, applied.height);
+    }
+    (root, memory, model)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_tree_is_what_a_map_is(
+        geometry in geometries(),
+        rounds in proptest::collection::vec(round(), 1..12),
+    ) {
+        let (root, mut memory, model) = live(geometry, rounds);
+        // The same contents built at once, and of other sizes, have the same summary.
+        let ops: Ops = model.iter().map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+        let mut other = Memory::new(Geometry { regions_max: 1 << 16, ..Geometry::default() });
+        prop_assert_eq!(other.apply(1, Root::EMPTY, &ops).root.summary, root.summary);
+        // And all of it can go.
+        let none: Ops = model.keys().map(|k| (k.clone(), None)).collect();
+        prop_assert_eq!(memory.apply(100, root, &none).root, Root::EMPTY);
+        prop_assert!(memory.nodes.is_empty() && memory.extents.is_empty());
+    }
+}
+
+#[test]
+fn an_empty_tree_stays_empty() {
+    let mut memory = Memory::new(Geometry::tiny());
+    let ops = Ops::from([(b"a".to_vec(), None)]);
+    let applied = memory.apply(1, Root::EMPTY, &ops);
+    assert_eq!((applied.root, applied.height), (Root::EMPTY, 0));
+    assert_eq!(applied.root.summary, Summary::EMPTY);
+}
+
+#[test]
+fn a_change_costs_its_path() {
+    let geometry = Geometry {
+        regions_max: 1 << 16,
+        ..Geometry::default()
+    };
+    let mut memory = Memory::new(geometry);
+    let put = |n: u32, byte| (format!("{n:09}").into_bytes(), Some(body(&[byte; 100])));
+    let ops: Ops = (0..100_000).map(|n| put(n, 0)).collect();
+    let first = memory.apply(1, Root::EMPTY, &ops);
+    assert_eq!(first.height, 3);
+    let report = memory.check(&first.root, 1);
+    assert!(
+        report.used_bytes * 100 > report.node_bytes * 97,
+        "packed full"
+    );
+    memory.reads = 0;
+    let second = memory.apply(2, first.root, &Ops::from([put(50_000, 1)]));
+    assert_eq!((second.written, second.height), (3, 3));
+    assert_eq!(memory.reads, 3);
+    memory.check(&second.root, 2);
+}

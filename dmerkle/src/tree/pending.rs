@@ -1,0 +1,267 @@
+//! What will become the next nodes of one level: items in key order, cut into nodes as they come.
+//!
+//! Invariants: items ascend strictly; every run between cuts fits a node of ordinary size, or has
+//! as few items as a node may have; at most one cut stands once the caller has taken what is
+//! ready, so that a last run that turns out short is evened out with the one before it.
+
+use crate::format::node as layout;
+use crate::geometry::Geometry;
+use crate::tree::node::common_prefix;
+
+/// How full nodes of a level may get, and how full they should.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Bytes of the largest ordinary node.
+    pub bytes: usize,
+    /// The largest ordinary order.
+    pub order: u8,
+    /// Items at most.
+    pub fanout: usize,
+    /// Items at least: a branch of one child would only be a longer way.
+    pub least: usize,
+    leaf: bool,
+}
+
+impl Limits {
+    pub fn new(geometry: &Geometry, level: u8) -> Self {
+        let leaf = level == 0;
+        let order = if leaf {
+            geometry.leaf_order
+        } else {
+            geometry.branch_order
+        };
+        Self {
+            bytes: (geometry.unit_bytes as usize) << order,
+            order,
+            fanout: geometry.fanout_max.into(),
+            least: if leaf { 1 } else { 2 },
+            leaf,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Item<T> {
+    at: usize,
+    key_len: usize,
+    extra: T,
+}
+
+/// The items of one level that are in no node yet: entries (key, body and what is known of the
+/// fingerprint), or children (low fence, nothing, and the child).
+#[derive(Debug)]
+pub(crate) struct Pending<T> {
+    limits: Limits,
+    /// Key and body of each item, one behind the other.
+    bytes: Vec<u8>,
+    items: Vec<Item<T>>,
+    /// Ends of the runs that are as full as they get.
+    cuts: [usize; 2],
+    cut_count: usize,
+}
+
+impl<T> Pending<T> {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            bytes: Vec::new(),
+            items: Vec::new(),
+            cuts: [0; 2],
+            cut_count: 0,
+        }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub fn key(&self, index: usize) -> &[u8] {
+        let item = &self.items[index];
+        &self.bytes[item.at..item.at + item.key_len]
+    }
+
+    pub fn body(&self, index: usize) -> &[u8] {
+        let item = &self.items[index];
+        &self.bytes[item.at + item.key_len..self.end(index)]
+    }
+
+    pub fn extra(&self, index: usize) -> &T {
+        &self.items[index].extra
+    }
+
+    fn end(&self, index: usize) -> usize {
+        self.items
+            .get(index + 1)
+            .map_or(self.bytes.len(), |next| next.at)
+    }
+
+    /// The fence between item `index - 1` and item `index`: the shortest one between two entries,
+    /// the child's own between two children.
+    pub fn fence(&self, index: usize) -> &[u8] {
+        let key = self.key(index);
+        if !self.limits.leaf {
+            return key;
+        }
+        &key[..=common_prefix(self.key(index - 1), key)]
+    }
+
+    /// Adds an item behind all others; the key comes in two pieces. `low_len` is the length of
+    /// the fence below the first item.
+    pub fn push(&mut self, prefix: &[u8], suffix: &[u8], body: &[u8], extra: T, low_len: usize) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(prefix);
+        self.bytes.extend_from_slice(suffix);
+        self.bytes.extend_from_slice(body);
+        let key_len = prefix.len() + suffix.len();
+        self.items.push(Item { at, key_len, extra });
+        let last = self.items.len() - 1;
+        let start = self.last_cut();
+        // Only now is the fence known that would end a run before this item.
+        if last > start + self.limits.least
+            && !self.fits(start, last, low_len, self.fence(last).len())
+        {
+            self.cuts[self.cut_count] = last - 1;
+            self.cut_count += 1;
+        }
+    }
+
+    fn last_cut(&self) -> usize {
+        match self.cut_count {
+            0 => 0,
+            count => self.cuts[count - 1],
+        }
+    }
+
+    /// How many items make a node that no later item can change.
+    pub fn ready(&self) -> Option<usize> {
+        (self.cut_count == 2).then_some(self.cuts[0])
+    }
+
+    /// Forgets the first `count` items, which are in a node now.
+    pub fn drop_first(&mut self, count: usize) {
+        let cut = self.items.get(count).map_or(self.bytes.len(), |i| i.at);
+        self.bytes.drain(..cut);
+        self.items.drain(..count);
+        for item in &mut self.items {
+            item.at -= cut;
+        }
+        if self.cut_count == 2 && self.cuts[0] == count {
+            self.cuts[0] = self.cuts[1] - count;
+            self.cut_count = 1;
+        } else {
+            self.cut_count = 0;
+        }
+    }
+
+    /// Takes the last item off.
+    pub fn pop(&mut self) -> Option<(Vec<u8>, T)> {
+        let item = self.items.pop()?;
+        let key = self.bytes[item.at..item.at + item.key_len].to_vec();
+        self.bytes.truncate(item.at);
+        while self.cut_count > 0 && self.last_cut() >= self.items.len() {
+            self.cut_count -= 1;
+        }
+        Some((key, item.extra))
+    }
+
+    /// The items in order, with their bytes, for putting them elsewhere.
+    pub fn into_items(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>, T)> {
+        let Self { bytes, items, .. } = self;
+        let mut ends: Vec<usize> = items.iter().skip(1).map(|item| item.at).collect();
+        ends.push(bytes.len());
+        items.into_iter().zip(ends).map(move |(item, end)| {
+            let split = item.at + item.key_len;
+            (
+                bytes[item.at..split].to_vec(),
+                bytes[split..end].to_vec(),
+                item.extra,
+            )
+        })
+    }
+
+    /// Bytes of a node of items `from..to`.
+    pub fn size(&self, from: usize, to: usize, fences: usize) -> usize {
+        let total = self.end(to - 1) - self.items[from].at;
+        if self.limits.leaf {
+            let prefix = common_prefix(self.key(from), self.key(to - 1));
+            return layout::leaf_bytes(to - from, total, 0, prefix, fences);
+        }
+        let prefix = if to - from > 1 {
+            common_prefix(self.key(from + 1), self.key(to - 1))
+        } else {
+            0
+        };
+        layout::branch_bytes(to - from, total - self.key(from).len(), prefix, fences)
+    }
+
+    /// Whether items `from..to` make an ordinary node. `low_len` is the fence below item 0.
+    fn fits(&self, from: usize, to: usize, low_len: usize, high_len: usize) -> bool {
+        let low = if from == 0 {
+            low_len
+        } else {
+            self.fence(from).len()
+        };
+        to - from <= self.limits.fanout && self.size(from, to, low + high_len) <= self.limits.bytes
+    }
+
+    /// Whether all items together would leave most of a node empty. Three eighths and not a
+    /// half: a node just split in two must not be merged again at the next deletion.
+    pub fn is_underfull(&self) -> bool {
+        let count = self.len();
+        if count == 0 {
+            return false;
+        }
+        count < self.limits.least
+            || (self.cut_count == 0
+                && count * 8 < self.limits.fanout * 3
+                && self.size(0, count, 0) * 8 < self.limits.bytes * 3)
+    }
+
+    /// The ends of the nodes that all items make when the last of them ends at a fence of
+    /// `high_len` bytes.
+    pub fn plan(&self, low_len: usize, high_len: usize) -> Vec<usize> {
+        let count = self.len();
+        let least = self.limits.least;
+        if count < 2 * least || self.fits(0, count, low_len, high_len) {
+            return vec![count];
+        }
+        let cut = self.last_cut();
+        let short = count - cut < least
+            || (cut > 0
+                && (count - cut) * 8 < self.limits.fanout * 3
+                && self.size(cut, count, 0) * 8 < self.limits.bytes * 3);
+        if cut > 0 && !short && self.fits(cut, count, low_len, high_len) {
+            return vec![cut, count];
+        }
+        // Two even halves, if that makes two nodes.
+        let half = self.bytes.len() / 2;
+        let even = self
+            .items
+            .partition_point(|item| item.at < half)
+            .clamp(least, count - least);
+        if self.fits(0, even, low_len, self.fence(even).len())
+            && self.fits(even, count, low_len, high_len)
+        {
+            return vec![even, count];
+        }
+        let mut ends = Vec::with_capacity(3);
+        let mut from = cut;
+        if cut > 0 {
+            from = cut.min(count - least);
+            ends.push(from);
+        }
+        if count - from >= 2 * least && !self.fits(from, count, low_len, high_len) {
+            ends.push(count - least);
+        }
+        ends.push(count);
+        ends
+    }
+}

@@ -1,0 +1,364 @@
+//! What is in a key range: its summary, and where to cut it; both a node at a time.
+//!
+//! A summary reads two paths, however large the range: every child that lies wholly inside brings
+//! its own. Only the entries of the two leaves at the ends are hashed, and of each leaf only the
+//! smaller side.
+
+use crate::error::Corrupt;
+use crate::fingerprint::FingerprintKey;
+use crate::format::pointer::Pointer;
+use crate::tree::branch::Root;
+use crate::tree::ground::Source;
+use crate::tree::lookup::expect_level;
+use crate::tree::node::Node;
+use crate::types::{Summary, TreeId};
+
+/// A half-open range of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Range {
+    /// The first key that may be in it.
+    pub low: Vec<u8>,
+    /// The first key above it that is not; none if there is no upper bound.
+    pub high: Option<Vec<u8>>,
+}
+
+impl Range {
+    /// All keys.
+    pub const ALL: Self = Self {
+        low: Vec::new(),
+        high: None,
+    };
+
+    /// From `low` up to `high`.
+    pub fn new(low: &[u8], high: Option<&[u8]>) -> Self {
+        Self {
+            low: low.to_vec(),
+            high: high.map(<[u8]>::to_vec),
+        }
+    }
+
+    /// Whether `key` is in it.
+    pub fn holds(&self, key: &[u8]) -> bool {
+        self.low[..] <= *key && self.high.as_deref().is_none_or(|high| key < high)
+    }
+
+    /// Whether no key can be in it.
+    pub fn is_empty(&self) -> bool {
+        self.high.as_ref().is_some_and(|high| *high <= self.low)
+    }
+
+    /// The children of a branch that may have keys in the range: first, and one past the last.
+    fn children<B: AsRef<[u8]>>(&self, node: &Node<B>) -> (usize, usize) {
+        let first = node.child_index(&self.low);
+        let end = self.high.as_ref().map_or(node.count(), |high| {
+            let last = node.child_index(high);
+            let begins = last > 0 && node.key(last - 1).cmp_key(high).is_eq();
+            last + usize::from(!begins)
+        });
+        (first, end)
+    }
+
+    /// The entries of a leaf that are in the range: first, and one past the last.
+    fn entries<B: AsRef<[u8]>>(&self, node: &Node<B>) -> (usize, usize) {
+        let first = node.position(&self.low).0;
+        let end = self
+            .high
+            .as_ref()
+            .map_or(node.count(), |high| node.position(high).0);
+        (first, end)
+    }
+
+    /// Whether all of child `index` of a branch is in the range.
+    fn covers_child<B: AsRef<[u8]>>(&self, node: &Node<B>, index: usize) -> bool {
+        let low = match index.checked_sub(1) {
+            None => self.low[..] <= *node.low(),
+            Some(key) => node.key(key).cmp_key(&self.low).is_ge(),
+        };
+        low && self
+            .high
+            .as_ref()
+            .is_none_or(|high| node.child_ends_by(index, high))
+    }
+}
+
+/// Sums a range up.
+#[derive(Debug, Clone)]
+pub struct RangeSummary {
+    key: FingerprintKey,
+    range: Range,
+    summary: Summary,
+    /// Nodes that lie partly inside, with their level if it is known.
+    todo: Vec<(Root, Option<u8>)>,
+}
+
+impl RangeSummary {
+    /// Will sum `range` of the tree of `root` up.
+    pub fn new(key: FingerprintKey, root: &Root, range: Range) -> Self {
+        let mut sum = Self {
+            key,
+            range,
+            summary: Summary::EMPTY,
+            todo: Vec::new(),
+        };
+        if sum.range == Range::ALL {
+            sum.summary = root.summary;
+        } else if !sum.range.is_empty() && !root.pointer.is_none() {
+            sum.todo.push((*root, None));
+        }
+        sum
+    }
+
+    /// The next node to bring; none when [`RangeSummary::summary`] stands.
+    pub fn need(&self) -> Option<Pointer> {
+        self.todo.last().map(|(root, _)| root.pointer)
+    }
+
+    /// What was summed up so far.
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// Goes on with the node that was asked for.
+    ///
+    /// # Panics
+    /// Panics if no node was asked for.
+    pub fn supply<B: AsRef<[u8]>>(&mut self, node: &Node<B>) -> Result<(), Corrupt> {
+        let (root, level) = self.todo.pop().expect("a node is due");
+        expect_level(level, node)?;
+        if node.is_leaf() {
+            self.leaf(node, root.summary);
+            return Ok(());
+        }
+        let (first, end) = self.range.children(node);
+        for index in first..end {
+            let child = node.child(index);
+            if self.range.covers_child(node, index) {
+                self.summary = self.summary.plus(child.summary);
+            } else {
+                self.todo.push((child, Some(node.level() - 1)));
+            }
+        }
+        Ok(())
+    }
+
+    fn leaf<B: AsRef<[u8]>>(&mut self, node: &Node<B>, all: Summary) {
+        let (first, end) = self.range.entries(node);
+        let count = node.count();
+        let mut whole = Vec::new();
+        let mut hash = |from: usize, to: usize| {
+            (from..to).fold(Summary::EMPTY, |summary, index| {
+                whole.clear();
+                node.entry_key(index).append_to(&mut whole);
+                let sum = self.key.of_entry(&whole, node.body(index));
+                summary.plus(Summary::of(sum))
+            })
+        };
+        let inside = if 2 * (end - first) <= count {
+            hash(first, end)
+        } else {
+            all.minus(hash(0, first)).minus(hash(end, count))
+        };
+        self.summary = self.summary.plus(inside);
+    }
+
+    /// Brings nodes from `source` until the summary stands.
+    pub fn run<S: Source>(mut self, source: &mut S, tree: TreeId) -> Result<Summary, S::Error> {
+        while let Some(pointer) = self.need() {
+            let node = source.node(tree, &pointer)?;
+            self.supply(&node)?;
+        }
+        Ok(self.summary)
+    }
+}
+
+/// Finds keys that cut a range into parts of about as many entries each: fences between nodes
+/// where there are enough, keys of entries where the range is down to few leaves.
+#[derive(Debug, Clone)]
+pub struct Split {
+    range: Range,
+    parts: usize,
+    /// The nodes of one level that meet the range and were not brought yet, last first.
+    todo: Vec<Pointer>,
+    level: Option<u8>,
+    /// What the brought nodes of the level consist of.
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug, Clone)]
+struct Piece {
+    low: Vec<u8>,
+    pointer: Pointer,
+    count: u64,
+}
+
+impl Split {
+    /// Will cut `range` of the tree of `root` into at most `parts`.
+    pub fn new(root: &Root, range: Range, parts: usize) -> Self {
+        let empty = root.pointer.is_none() || range.is_empty() || parts < 2;
+        Self {
+            range,
+            parts,
+            todo: if empty { vec![] } else { vec![root.pointer] },
+            level: None,
+            pieces: Vec::new(),
+        }
+    }
+
+    /// The next node to bring; none when [`Split::boundaries`] stand.
+    pub fn need(&self) -> Option<Pointer> {
+        self.todo.last().copied()
+    }
+
+    /// All nodes that will be asked for before any other, in no order: for reading them at once.
+    pub fn upcoming(&self) -> &[Pointer] {
+        &self.todo
+    }
+
+    /// Goes on with the node that was asked for.
+    ///
+    /// # Panics
+    /// Panics if no node was asked for.
+    pub fn supply<B: AsRef<[u8]>>(&mut self, node: &Node<B>) -> Result<(), Corrupt> {
+        self.todo.pop().expect("a node is due");
+        expect_level(self.level, node)?;
+        let leaf = node.is_leaf();
+        let (first, end) = if leaf {
+            self.range.entries(node)
+        } else {
+            self.range.children(node)
+        };
+        for index in first..end {
+            let mut low = Vec::new();
+            let (pointer, count) = if leaf {
+                node.entry_key(index).append_to(&mut low);
+                (Pointer::NONE, 1)
+            } else {
+                node.child_low(index, &mut low);
+                (node.child_pointer(index), node.child_summary(index).count)
+            };
+            self.pieces.push(Piece {
+                low,
+                pointer,
+                count,
+            });
+        }
+        if self.todo.is_empty() && !leaf && self.pieces.len() < self.parts {
+            self.level = Some(node.level() - 1);
+            self.todo = self.pieces.drain(..).map(|piece| piece.pointer).collect();
+            self.todo.reverse();
+        } else {
+            self.level = Some(node.level());
+        }
+        Ok(())
+    }
+
+    /// The keys that cut the range: strictly ascending, strictly inside, at most `parts - 1`.
+    pub fn boundaries(self) -> Vec<Vec<u8>> {
+        let total: u64 = self.pieces.iter().map(|piece| piece.count).sum();
+        let parts = self.parts as u64;
+        let mut cuts = Vec::new();
+        let mut before = 0;
+        for piece in self.pieces {
+            // A cut stands before the piece that brings a new share to its full.
+            let share = u128::from(before) * u128::from(parts) / u128::from(total.max(1));
+            if share > cuts.len() as u128 && piece.low > self.range.low {
+                cuts.push(piece.low);
+            }
+            before += piece.count;
+        }
+        cuts
+    }
+
+    /// Brings nodes from `source` until the boundaries stand.
+    pub fn run<S: Source>(
+        mut self,
+        source: &mut S,
+        tree: TreeId,
+    ) -> Result<Vec<Vec<u8>>, S::Error> {
+        while let Some(pointer) = self.need() {
+            let node = source.node(tree, &pointer)?;
+            self.supply(&node)?;
+        }
+        Ok(self.boundaries())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::geometry::Geometry;
+    use crate::tree::testing::{KEY, Memory, Model, Ops, TREE, body, summary};
+
+    fn forest(model: &Model, geometry: Geometry) -> (Memory, Root) {
+        let ops: Ops = model
+            .iter()
+            .map(|(key, body)| (key.clone(), Some(body.clone())))
+            .collect();
+        let mut memory = Memory::new(Geometry {
+            regions_max: 4000,
+            ..geometry
+        });
+        let root = memory.apply(1, Root::EMPTY, &ops).root;
+        (memory, root)
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(0..4u8, 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_sums_up_and_splits_as_the_model_does(
+            keys in proptest::collection::vec(key(), 0..150),
+            ranges in proptest::collection::vec((key(), proptest::option::of(key())), 1..10),
+            parts in 0..20usize,
+            large in any::<bool>(),
+        ) {
+            let model: Model = keys.iter().map(|k| (k.clone(), body(k))).collect();
+            let geometry = if large { Geometry::default() } else { Geometry::tiny() };
+            let (mut memory, root) = forest(&model, geometry);
+            for (low, high) in ranges {
+                let range = Range::new(&low, high.as_deref());
+                let expected = summary(&model, &low, high.as_deref());
+                let expected = if range.is_empty() { Summary::EMPTY } else { expected };
+                let sum = RangeSummary::new(KEY, &root, range.clone());
+                prop_assert_eq!(sum.run(&mut memory, TREE).unwrap(), expected);
+
+                let cuts = Split::new(&root, range.clone(), parts).run(&mut memory, TREE).unwrap();
+                prop_assert!(cuts.len() < parts.max(1));
+                prop_assert!(cuts.iter().all(|cut| range.holds(cut) && *cut > low));
+                prop_assert!(cuts.windows(2).all(|pair| pair[0] < pair[1]));
+                if expected.count >= 2 && parts >= 2 {
+                    prop_assert!(!cuts.is_empty());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_summary_reads_two_paths_and_a_split_is_even() {
+        let model: Model = (0..100_000u32)
+            .map(|n| (format!("{n:08}").into_bytes(), body(b"x")))
+            .collect();
+        let (mut memory, root) = forest(&model, Geometry::default());
+        memory.reads = 0;
+        let range = Range::new(b"00012345", Some(b"00087654"));
+        let sum = RangeSummary::new(KEY, &root, range.clone());
+        let got = sum.run(&mut memory, TREE).unwrap();
+        assert_eq!(got, summary(&model, &range.low, range.high.as_deref()));
+        assert!(memory.reads <= 5, "{} nodes", memory.reads);
+
+        let mut bounds = Split::new(&root, range.clone(), 16)
+            .run(&mut memory, TREE)
+            .unwrap();
+        assert_eq!(bounds.len(), 15);
+        bounds.insert(0, range.low.clone());
+        bounds.extend(range.high);
+        for pair in bounds.windows(2) {
+            let count = summary(&model, &pair[0], Some(&pair[1])).count;
+            assert!((3500..6000).contains(&count), "{count} entries");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Verified nodes, bounded by bytes.
+//!
+//! Invariants: a node enters verified against the pointer that named it, and its key holds that
+//! pointer's generation, so that a reused block is another key and nothing is ever invalidated.
+
+use crate::error::Error;
+use crate::io::{AlignedBuf, Disk};
+use dmerkle::format::pointer::Pointer;
+use dmerkle::tree::Node;
+use dmerkle::{BlockId, Corrupt, Generation, Geometry, Place, TreeId};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use std::sync::Arc;
+
+/// A node in memory, verified.
+pub(crate) type CachedNode = Node<AlignedBuf>;
+
+type Key = (BlockId, Generation);
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Key, Arc<CachedNode>> for ByBytes {
+    fn weight(&self, _key: &Key, node: &Arc<CachedNode>) -> u64 {
+        node.block().len() as u64 + 128
+    }
+}
+
+pub(crate) struct NodeCache {
+    nodes: Cache<Key, Arc<CachedNode>, ByBytes>,
+}
+
+impl NodeCache {
+    /// A cache of about `bytes` bytes of nodes.
+    pub(crate) fn new(bytes: u64) -> Self {
+        // Nodes are 4 to 16 KiB; 8 is a fair guess for the table's size.
+        let nodes = usize::try_from(bytes / 8192).unwrap_or(usize::MAX).max(16);
+        Self {
+            nodes: Cache::with_weighter(nodes, bytes, ByBytes),
+        }
+    }
+
+    pub(crate) fn get(&self, pointer: &Pointer) -> Option<Arc<CachedNode>> {
+        self.nodes.get(&(pointer.block, pointer.generation))
+    }
+
+    pub(crate) fn insert(&self, pointer: &Pointer, node: &Arc<CachedNode>) {
+        self.nodes
+            .insert((pointer.block, pointer.generation), Arc::clone(node));
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.nodes.weight()
+    }
+
+    pub(crate) fn hits(&self) -> u64 {
+        self.nodes.hits()
+    }
+
+    pub(crate) fn misses(&self) -> u64 {
+        self.nodes.misses()
+    }
+}
+
+/// Where a node stands in the file, and how many bytes.
+pub(crate) fn place_of(geometry: &Geometry, pointer: &Pointer) -> (u64, usize) {
+    let bytes = usize::try_from(u64::from(pointer.order.units()) * geometry.unit())
+        .expect("a block is far smaller than memory");
+    (geometry.offset_of(pointer.block), bytes)
+}
+
+/// Reads a node from the disk and verifies it.
+pub(crate) fn read_node(
+    disk: &dyn Disk,
+    geometry: &Geometry,
+    tree: TreeId,
+    pointer: &Pointer,
+) -> Result<Arc<CachedNode>, Error> {
+    let (offset, bytes) = place_of(geometry, pointer);
+    let mut buffer = AlignedBuf::zeroed(bytes);
+    disk.read(offset, &mut buffer)
+        .map_err(Error::io("reading a tree node"))?;
+    verify_node(buffer, tree, pointer).map_err(Error::from)
+}
+
+/// Takes bytes for the node that a pointer names, if they are it.
+pub(crate) fn verify_node(
+    bytes: AlignedBuf,
+    tree: TreeId,
+    pointer: &Pointer,
+) -> Result<Arc<CachedNode>, Corrupt> {
+    Node::decode(bytes, pointer, tree)
+        .map(Arc::new)
+        .map_err(|corrupt| corrupt.at(Place::Block(pointer.block)))
+}

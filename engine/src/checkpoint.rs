@@ -1,0 +1,613 @@
+//! The checkpoint: makes the frozen memtable part of a new base, in steps.
+//!
+//! The order, each step whole before the next, in [`Checkpointer::step`]:
+//! 1. freeze; flush the log up to there, so that the base never holds what is not durable;
+//! 2. apply to each tree, then empty dropped trees a little, then apply to the catalog: new nodes
+//!    go into free blocks, never over live ones;
+//! 3. maps and region table, into the copies that the durable superblock does not name, and only
+//!    once a durable log block carries the last generation;
+//! 4. flush; superblock into the other slot; flush: from here on a crash finds the new tree;
+//! 5. publish; append the stamp: from there on there is no way back to the other slot;
+//! 6. release what was retired, less what a reader may still see.
+//!
+//! Invariants:
+//! - Until step 3 nothing has changed but free blocks: a failure there gives them back, keeps the
+//!   frozen memtable, and the next checkpoint tries again. From step 3 on a failure poisons.
+//! - An extent that a superseded operation names and the result does not is retired with it.
+
+use crate::core::{Core, Frozen};
+use crate::error::Error;
+use crate::io::AlignedBuf;
+use crate::memtable::{Op, split_key};
+use crate::state::{Base, State};
+use crate::cache::CachedNode;
+use dmerkle::format::catalog::{CatalogEntry, catalog_key};
+use dmerkle::format::pointer::Pointer;
+use dmerkle::format::superblock::{RegionTableRef, Slot, Superblock};
+use dmerkle::geometry::SUPERBLOCK_OFFSETS;
+use dmerkle::tree::{Apply, Change, Ground, Op as TreeOp, Progress, Root, Settings, Source};
+use dmerkle::{BlockId, Generation, Geometry, Lsn, Order, Run, TreeId};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Node bytes that are gathered before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Entries of a dropped tree that one checkpoint removes.
+const TRUNCATE_ENTRIES: usize = 4096;
+
+/// What a checkpoint took out of the tree, until the last reason to keep it is gone.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    pub(crate) generation: Generation,
+    pub(crate) runs: Vec<Run>,
+}
+
+/// What becomes of a checkpoint's step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    /// There is more to do.
+    More,
+    /// This generation is durable and stamped.
+    Done(Generation),
+}
+
+/// The durable superblock, and the checkpoint under way.
+pub(crate) struct Checkpointer {
+    superblock: Superblock,
+    slot: Slot,
+    catalog: BTreeMap<TreeId, CatalogEntry>,
+    /// Taken by a checkpoint that failed: the next one goes on with it.
+    frozen: Option<Frozen>,
+    running: Option<Box<Running>>,
+}
+
+/// A key without the id of its tree in front.
+pub(crate) struct KeyOf(Box<[u8]>);
+
+impl AsRef<[u8]> for KeyOf {
+    fn as_ref(&self) -> &[u8] {
+        split_key(&self.0).1
+    }
+}
+
+type Ops = Vec<TreeOp<KeyOf, Arc<[u8]>>>;
+type Applying = Apply<std::vec::IntoIter<TreeOp<KeyOf, Arc<[u8]>>>, KeyOf, Arc<[u8]>, AlignedBuf>;
+
+enum Phase {
+    Trees,
+    Truncate,
+    Catalog,
+    Maps,
+    Superblock,
+    Publish,
+    Stamp,
+}
+
+struct Running {
+    generation: Generation,
+    frozen: Frozen,
+    phase: Phase,
+    /// Trees that are still to be applied to.
+    todo: VecDeque<(TreeId, Ops)>,
+    applying: Option<(TreeId, Applying)>,
+    /// The new roots.
+    trees: BTreeMap<TreeId, Root>,
+    catalog_root: Root,
+    /// The catalog as it will be.
+    catalog: BTreeMap<TreeId, CatalogEntry>,
+    ground: Writes,
+    /// Extents that the applied operations name.
+    named: Vec<Run>,
+    /// Runs of superseded operations.
+    superseded: Vec<Run>,
+    superblock: Option<Superblock>,
+}
+
+/// What an apply has placed, written and retired.
+#[derive(Default)]
+struct Writes {
+    placed: Vec<Run>,
+    retired_nodes: Vec<Run>,
+    retired_extents: Vec<Run>,
+    pending: Vec<(u64, AlignedBuf)>,
+    pending_bytes: usize,
+}
+
+/// The ground an apply stands on: the cache and disk below, free blocks for what is new.
+struct CheckpointGround<'a> {
+    core: &'a Arc<Core>,
+    writes: &'a mut Writes,
+}
+
+impl Source for CheckpointGround<'_> {
+    type Bytes = AlignedBuf;
+    type Error = Error;
+
+    fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
+        self.core.node(tree, pointer)
+    }
+
+    fn prefetch(&mut self, tree: TreeId, pointers: &[Pointer]) {
+        self.core.prefetch(tree, pointers);
+    }
+}
+
+impl Ground for CheckpointGround<'_> {
+    fn place(&mut self, order: Order) -> Result<BlockId, Error> {
+        let start = self
+            .core
+            .space
+            .allocate_node(self.core.disk.as_ref(), order)?;
+        self.writes.placed.push(Run {
+            start,
+            units: order.units(),
+        });
+        Ok(start)
+    }
+
+    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Error> {
+        let offset = self.core.identity.geometry.offset_of(block);
+        self.writes.pending_bytes += bytes.len();
+        self.writes
+            .pending
+            .push((offset, AlignedBuf::copy_of(&bytes)));
+        if self.writes.pending_bytes >= WRITE_BYTES {
+            self.writes.flush(self.core)?;
+        }
+        Ok(())
+    }
+
+    fn retire_node(&mut self, pointer: &Pointer) {
+        self.writes.retired_nodes.push(Run {
+            start: pointer.block,
+            units: pointer.order.units(),
+        });
+    }
+
+    fn retire_extent(&mut self, run: Run) {
+        self.writes.retired_extents.push(run);
+    }
+}
+
+impl Writes {
+    /// Writes the gathered nodes.
+    fn flush(&mut self, core: &Core) -> Result<(), Error> {
+        let bytes = std::mem::take(&mut self.pending_bytes) as u64;
+        if bytes == 0 {
+            return Ok(());
+        }
+        core.pool
+            .write_many(std::mem::take(&mut self.pending))
+            .map_err(Error::io("writing tree nodes"))?;
+        core.counters
+            .node_bytes_written
+            .fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Checkpointer {
+    pub(crate) fn new(
+        superblock: Superblock,
+        slot: Slot,
+        catalog: BTreeMap<TreeId, CatalogEntry>,
+    ) -> Self {
+        Self {
+            superblock,
+            slot,
+            catalog,
+            frozen: None,
+            running: None,
+        }
+    }
+
+    /// The newest durable superblock.
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Whether a checkpoint is under way.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Does one step of the checkpoint, beginning one if none is under way.
+    pub(crate) fn step(&mut self, core: &Arc<Core>) -> Result<Stepped, Error> {
+        core.refuse_writes()?;
+        let Some(running) = self.running.as_mut() else {
+            self.begin(core)?;
+            return Ok(Stepped::More);
+        };
+        let past_return = matches!(
+            running.phase,
+            Phase::Maps | Phase::Superblock | Phase::Publish | Phase::Stamp
+        );
+        match self.advance(core) {
+            Ok(stepped) => Ok(stepped),
+            Err(error) if past_return || matches!(error, Error::Corrupt(_)) => {
+                let durable = core.queue.lock().durable;
+                Err(core.poison(&error, durable))
+            }
+            Err(error) => {
+                self.abandon(core);
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&mut self, core: &Arc<Core>) -> Result<(), Error> {
+        let frozen = match self.frozen.take() {
+            Some(frozen) => frozen,
+            None => core.freeze(),
+        };
+        if let Err(error) = core.flush_log() {
+            self.frozen = Some(frozen);
+            return Err(error);
+        }
+        let geometry = &core.identity.geometry;
+        let mut todo: VecDeque<(TreeId, Ops)> = VecDeque::new();
+        let mut named = Vec::new();
+        let mut superseded = frozen.memtable.superseded();
+        for (full, versions) in frozen.memtable.drain_order() {
+            let (tree, _) = split_key(&full);
+            if todo.back().is_none_or(|(last, _)| *last != tree) {
+                todo.push_back((tree, Vec::new()));
+            }
+            let mut versions = versions.into_iter();
+            let newest = versions.next().expect("a chain is never empty");
+            named.extend(newest.runs(geometry));
+            superseded.extend(versions.flat_map(|op| op.runs(geometry).collect::<Vec<_>>()));
+            let (change, fingerprint) = match newest {
+                Op::Put { body, fingerprint } => (Change::Put(body), Some(fingerprint)),
+                Op::Delete => (Change::Delete, None),
+            };
+            todo.back_mut().expect("it was pushed").1.push(TreeOp {
+                key: KeyOf(full),
+                change,
+                fingerprint,
+            });
+        }
+        let base = Arc::clone(&core.state.load().base);
+        self.running = Some(Box::new(Running {
+            generation: Generation(base.generation.0 + 1),
+            frozen,
+            phase: Phase::Trees,
+            todo,
+            applying: None,
+            trees: base.trees.clone(),
+            catalog_root: base.catalog,
+            catalog: self.catalog.clone(),
+            ground: Writes::default(),
+            named,
+            superseded,
+            superblock: None,
+        }));
+        Ok(())
+    }
+
+    /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
+    fn abandon(&mut self, core: &Core) {
+        if let Some(running) = self.running.take() {
+            core.space.free(&running.ground.placed);
+            self.frozen = Some(running.frozen);
+        }
+    }
+
+    fn advance(&mut self, core: &Arc<Core>) -> Result<Stepped, Error> {
+        let running = self.running.as_mut().expect("the caller has begun it");
+        match running.phase {
+            Phase::Trees => {
+                if running.apply_some(core)? {
+                    running.note_changes();
+                    running.phase = Phase::Truncate;
+                }
+            }
+            Phase::Truncate => {
+                if running.applying.is_none() && running.todo.is_empty() {
+                    running.choose_truncations(core)?;
+                }
+                if running.apply_some(core)? {
+                    running.begin_catalog(&self.catalog);
+                    running.phase = Phase::Catalog;
+                }
+            }
+            Phase::Catalog => {
+                if running.apply_some(core)? {
+                    running.ground.flush(core)?;
+                    running.phase = Phase::Maps;
+                }
+            }
+            Phase::Maps => {
+                core.stamp()?; // the copies written now are those of the generation before last
+                let table = running.write_maps(core)?;
+                let durable = core.queue.lock().durable;
+                running.superblock = Some(Superblock {
+                    generation: running.generation,
+                    incarnation: core.identity.incarnation,
+                    opening: core.identity.opening,
+                    log_start: running.frozen.log_start,
+                    cut: core.identity.cut,
+                    durable: durable.max(running.frozen.log_start),
+                    next_tree: core.directory.next_id(),
+                    catalog: running.catalog_root.pointer,
+                    catalog_summary: running.catalog_root.summary,
+                    region_table: table,
+                    ..self.superblock.clone()
+                });
+                running.phase = Phase::Superblock;
+            }
+            Phase::Superblock => {
+                core.disk
+                    .flush()
+                    .map_err(Error::io("flushing a checkpoint"))?;
+                let superblock = running.superblock.take().expect("it was made before");
+                let slot = self.slot.other();
+                write_superblock(core.disk.as_ref(), &core.identity.geometry, &superblock, slot)?;
+                self.superblock = superblock;
+                self.slot = slot;
+                running.phase = Phase::Publish;
+            }
+            Phase::Publish => {
+                running.publish(core);
+                self.catalog = std::mem::take(&mut running.catalog);
+                running.phase = Phase::Stamp;
+            }
+            Phase::Stamp => {
+                core.stamp()?;
+                let generation = running.generation;
+                self.running = None;
+                core.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+                core.release_retired();
+                return Ok(Stepped::Done(generation));
+            }
+        }
+        Ok(Stepped::More)
+    }
+}
+
+impl Running {
+    fn settings(&self, core: &Core, tree: TreeId) -> Settings {
+        Settings {
+            tree,
+            geometry: core.identity.geometry,
+            generation: self.generation,
+            opening: core.identity.opening,
+            key: core.identity.key.clone(),
+        }
+    }
+
+    /// Applies about a leaf's worth of what is to be done. `true` when nothing is left.
+    fn apply_some(&mut self, core: &Arc<Core>) -> Result<bool, Error> {
+        if self.applying.is_none() {
+            let Some((tree, ops)) = self.todo.pop_front() else {
+                return Ok(true);
+            };
+            let root = if tree == TreeId::CATALOG {
+                self.catalog_root
+            } else {
+                self.trees.get(&tree).copied().unwrap_or(Root::EMPTY)
+            };
+            self.applying = Some((tree, Apply::new(self.settings(core, tree), root, ops)));
+        }
+        let (tree, apply) = self.applying.as_mut().expect("it was just set");
+        let mut ground = CheckpointGround {
+            core,
+            writes: &mut self.ground,
+        };
+        if let Progress::Done(applied) = apply.step(&mut ground)? {
+            if *tree == TreeId::CATALOG {
+                self.catalog_root = applied.root;
+            } else {
+                self.trees.insert(*tree, applied.root);
+            }
+            self.applying = None;
+        }
+        Ok(false)
+    }
+
+    /// Enters created and dropped trees into the catalog that will be.
+    fn note_changes(&mut self) {
+        for (tree, name) in &self.frozen.changes.created {
+            let entry = CatalogEntry {
+                name: name.clone(),
+                root: Root::EMPTY.pointer,
+                summary: Root::EMPTY.summary,
+                dropped: false,
+                created: self.generation,
+            };
+            self.catalog.insert(*tree, entry);
+        }
+    }
+
+    /// Chooses what to remove from trees that earlier checkpoints hid.
+    fn choose_truncations(&mut self, core: &Arc<Core>) -> Result<(), Error> {
+        let mut left = TRUNCATE_ENTRIES;
+        let hidden: Vec<TreeId> = self
+            .catalog
+            .iter()
+            .filter(|(_, entry)| entry.dropped)
+            .map(|(tree, _)| *tree)
+            .collect();
+        for tree in hidden {
+            let root = self.trees.get(&tree).copied().unwrap_or(Root::EMPTY);
+            let keys = core.first_keys(tree, &root, left)?;
+            left -= keys.len();
+            if !keys.is_empty() {
+                let ops = keys.iter().map(|key| delete_op(tree, key)).collect();
+                self.todo.push_back((tree, ops));
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the catalog up to date with the new roots, and lists what changes in it.
+    fn begin_catalog(&mut self, before: &BTreeMap<TreeId, CatalogEntry>) {
+        for tree in &self.frozen.changes.dropped {
+            if let Some(entry) = self.catalog.get_mut(tree) {
+                entry.dropped = true;
+            }
+        }
+        for (tree, entry) in &mut self.catalog {
+            let root = self.trees.get(tree).copied().unwrap_or(Root::EMPTY);
+            entry.root = root.pointer;
+            entry.summary = root.summary;
+        }
+        let emptied: Vec<TreeId> = self
+            .catalog
+            .iter()
+            .filter(|(_, entry)| entry.dropped && entry.root.is_none())
+            .map(|(tree, _)| *tree)
+            .collect();
+        for tree in emptied {
+            self.catalog.remove(&tree);
+            self.trees.remove(&tree);
+        }
+        let mut ops = Ops::new();
+        let ids: std::collections::BTreeSet<TreeId> =
+            before.keys().chain(self.catalog.keys()).copied().collect();
+        for tree in ids {
+            let key = catalog_key(tree);
+            match self.catalog.get(&tree) {
+                Some(entry) if before.get(&tree) == Some(entry) => {}
+                Some(entry) => ops.push(TreeOp {
+                    key: key_in(TreeId::CATALOG, &key),
+                    change: Change::Put(entry.to_body().into()),
+                    fingerprint: None,
+                }),
+                None => ops.push(delete_op(TreeId::CATALOG, &key)),
+            }
+        }
+        if !ops.is_empty() {
+            self.todo.push_back((TreeId::CATALOG, ops));
+        }
+    }
+
+    /// Says what is reachable now, and writes that.
+    fn write_maps(
+        &mut self,
+        core: &Core,
+    ) -> Result<RegionTableRef, Error> {
+        let disk = core.disk.as_ref();
+        for run in self.ground.placed.iter().chain(&self.named) {
+            core.space.reach(disk, *run)?;
+        }
+        for run in self.retired() {
+            core.space.retire(disk, run.0, run.1)?;
+        }
+        core.space.write_maps(disk, self.generation)
+    }
+
+    /// Every run that the new roots do not reach and something did before, once, and whether that
+    /// something was the last base.
+    fn retired(&self) -> Vec<(Run, bool)> {
+        let named: HashSet<BlockId> = self.named.iter().map(|run| run.start).collect();
+        let mut retired: BTreeMap<Run, bool> = BTreeMap::new();
+        for run in &self.superseded {
+            if !named.contains(&run.start) {
+                retired.insert(*run, false);
+            }
+        }
+        for run in self
+            .ground
+            .retired_nodes
+            .iter()
+            .chain(&self.ground.retired_extents)
+        {
+            retired.insert(*run, true);
+        }
+        retired.into_iter().collect()
+    }
+
+    /// Shows the new base to readers. Its superblock is durable.
+    fn publish(&mut self, core: &Arc<Core>) {
+        let base = Arc::new(Base {
+            generation: self.generation,
+            log_start: self.frozen.log_start,
+            newest: self.frozen.newest,
+            catalog: self.catalog_root,
+            trees: std::mem::take(&mut self.trees),
+        });
+        let runs = self.retired().into_iter().map(|(run, _)| run).collect();
+        core.retired.lock().push_back(Retired {
+            generation: self.generation,
+            runs,
+        });
+        let mut queue = core.queue.lock();
+        let state = core.state.load_full();
+        let next = Arc::new(State {
+            base,
+            active: Arc::clone(&state.active),
+            frozen: None,
+        });
+        core.registry.publish(&next);
+        core.state.store(next);
+        queue.stamp_next(self.generation, self.frozen.log_start);
+        core.moved.notify_all();
+    }
+}
+
+fn key_in(tree: TreeId, key: &[u8]) -> KeyOf {
+    KeyOf(crate::memtable::full_key(tree, key).into())
+}
+
+fn delete_op(tree: TreeId, key: &[u8]) -> TreeOp<KeyOf, Arc<[u8]>> {
+    TreeOp {
+        key: key_in(tree, key),
+        change: Change::Delete,
+        fingerprint: None,
+    }
+}
+
+/// Writes both copies of a slot and flushes: from here on a crash finds this superblock.
+pub(crate) fn write_superblock(
+    disk: &dyn crate::io::Disk,
+    geometry: &Geometry,
+    superblock: &Superblock,
+    slot: Slot,
+) -> Result<(), Error> {
+    let encoded = superblock.encode(slot);
+    let mut block = AlignedBuf::zeroed(geometry.log_block_bytes as usize);
+    block[..encoded.len()].copy_from_slice(&encoded);
+    for copy in slot.copies() {
+        disk.write(SUPERBLOCK_OFFSETS[copy], &block)
+            .map_err(Error::io("writing a superblock"))?;
+    }
+    disk.flush().map_err(Error::io("flushing a superblock"))
+}
+
+impl Core {
+    /// Runs a whole checkpoint in the caller's thread: the one under way, or a new one.
+    pub(crate) fn checkpoint_now(self: &Arc<Self>) -> Result<Generation, Error> {
+        let mut checkpointer = self.checkpointer.lock();
+        loop {
+            if let Stepped::Done(generation) = checkpointer.step(self)? {
+                return Ok(generation);
+            }
+        }
+    }
+
+    /// Frees what was retired, as far as a durable log block carries the generation that retired
+    /// it and nobody reads an older base.
+    pub(crate) fn release_retired(&self) {
+        let stamped = self.queue.lock().stamped;
+        let oldest = self.registry.oldest_base();
+        let mut retired = self.retired.lock();
+        while let Some(front) = retired.front()
+            && front.generation <= stamped
+            && front.generation <= oldest
+        {
+            let front = retired.pop_front().expect("it is there");
+            self.space.release(&front.runs);
+        }
+    }
+
+    /// Everything at or above this LSN is still needed from the ring.
+    pub(crate) fn log_tail(&self) -> Lsn {
+        self.queue.lock().tail
+    }
+}

@@ -1,0 +1,546 @@
+//! The core that every handle shares: the published state, the commit queue, and how a batch
+//! becomes durable. It owns no thread and no clock; whoever commits leads.
+//!
+//! Locks are taken in this order and none is held during I/O of a commit:
+//! checkpoint, then queue, then space; the registry's and a ticket's are leaves.
+
+use crate::cache::NodeCache;
+use crate::checkpoint::{Checkpointer, Retired};
+use crate::directory::{Changes, Directory};
+use crate::error::Error;
+use crate::io::{AlignedBuf, Disk, IoPool};
+use crate::memtable::{Memtable, Op};
+use crate::options::{Durability, Options};
+use crate::queue::{Completion, Full, Group, Queue, Ticket};
+use crate::space::Space;
+use crate::state::{Registry, State};
+use crate::stats::Counters;
+use crate::world::World;
+use arc_swap::ArcSwap;
+use dmerkle::fingerprint::FingerprintKey;
+use dmerkle::format::log_block::{self, GroupHeader};
+use dmerkle::{Generation, Geometry, Incarnation, Lsn, OpeningId, TreeId};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What a store is, from its creation on, and which opening this is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) geometry: Geometry,
+    pub(crate) store_id: [u8; 16],
+    pub(crate) nonce: u64,
+    pub(crate) created_unix_s: u64,
+    pub(crate) key: FingerprintKey,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) opening: OpeningId,
+    /// Where this incarnation's log begins, byte exact.
+    pub(crate) cut: Lsn,
+}
+
+/// Why the store takes no more writes.
+#[derive(Debug, Clone)]
+pub(crate) struct Poison {
+    cause: Arc<str>,
+    durable: Lsn,
+}
+
+/// A change of the set of trees, joined with the batch that logs it.
+#[derive(Debug, Clone)]
+pub(crate) enum TreeChange {
+    Create { tree: TreeId, name: Vec<u8> },
+    Drop { tree: TreeId },
+}
+
+/// "This key has not changed since that LSN."
+pub(crate) struct Condition {
+    pub(crate) full: Vec<u8>,
+    pub(crate) since: Lsn,
+}
+
+/// A batch, ready to join: everything slow is done.
+#[derive(Default)]
+pub(crate) struct Prepared {
+    /// The encoded batch.
+    pub(crate) record: Vec<u8>,
+    /// Its operations, sorted by key, each key once.
+    pub(crate) ops: Vec<(Box<[u8]>, Op)>,
+    pub(crate) trees: Option<TreeChange>,
+    pub(crate) condition: Option<Condition>,
+}
+
+/// Why a prepared batch did not join.
+pub(crate) enum Refused {
+    /// The condition does not hold, or is too old to be decided: read again.
+    Changed,
+    /// For good.
+    Error(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// What a checkpoint makes part of the base.
+pub(crate) struct Frozen {
+    pub(crate) memtable: Arc<Memtable>,
+    /// Where the log of everything newer begins.
+    pub(crate) log_start: Lsn,
+    /// The end of the newest batch in it.
+    pub(crate) newest: Lsn,
+    pub(crate) changes: Changes,
+}
+
+/// A batch that joined.
+pub(crate) struct Joined {
+    pub(crate) end: Lsn,
+    ticket: Arc<Ticket>,
+}
+
+pub(crate) struct Core {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) pool: IoPool,
+    pub(crate) identity: Identity,
+    pub(crate) options: Options,
+    pub(crate) world: World,
+    pub(crate) state: ArcSwap<State>,
+    visible: AtomicU64,
+    pub(crate) queue: Mutex<Queue>,
+    /// The visible LSN, the ring's tail or the durable LSN moved.
+    pub(crate) moved: Condvar,
+    /// There is work for the log thread.
+    pub(crate) log_work: Condvar,
+    /// There is work for the maintenance thread, guarded by the queue's lock.
+    pub(crate) maintenance_work: Condvar,
+    pub(crate) space: Space,
+    pub(crate) registry: Registry,
+    pub(crate) directory: Directory,
+    pub(crate) cache: NodeCache,
+    pub(crate) checkpointer: Mutex<Checkpointer>,
+    /// What checkpoints took out of the tree and nobody may reuse yet, oldest first.
+    pub(crate) retired: Mutex<VecDeque<Retired>>,
+    pub(crate) counters: Counters,
+    poison: Mutex<Option<Poison>>,
+    poisoned: AtomicBool,
+    /// Why the last checkpoint of the maintenance thread ended early, if it may be tried again.
+    checkpoint_error: Mutex<Option<Error>>,
+    /// Threads lead and checkpoint; without them the callers do.
+    pub(crate) threaded: AtomicBool,
+    pub(crate) read_only: bool,
+}
+
+/// What [`Core::new`] needs beside the parts that it makes itself.
+pub(crate) struct Parts {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) pool: IoPool,
+    pub(crate) identity: Identity,
+    pub(crate) options: Options,
+    pub(crate) world: World,
+    pub(crate) state: Arc<State>,
+    pub(crate) queue: Queue,
+    pub(crate) space: Space,
+    pub(crate) directory: Directory,
+    pub(crate) checkpointer: Checkpointer,
+    pub(crate) read_only: bool,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let registry = Registry::default();
+        registry.publish(&parts.state);
+        Arc::new(Self {
+            cache: NodeCache::new(parts.options.cache_bytes),
+            visible: AtomicU64::new(parts.queue.issued.0),
+            disk: parts.disk,
+            pool: parts.pool,
+            identity: parts.identity,
+            options: parts.options,
+            world: parts.world,
+            state: ArcSwap::new(parts.state),
+            queue: Mutex::new(parts.queue),
+            moved: Condvar::new(),
+            log_work: Condvar::new(),
+            maintenance_work: Condvar::new(),
+            space: parts.space,
+            registry,
+            directory: parts.directory,
+            checkpointer: Mutex::new(parts.checkpointer),
+            retired: Mutex::new(VecDeque::new()),
+            counters: Counters::default(),
+            poison: Mutex::new(None),
+            poisoned: AtomicBool::new(false),
+            checkpoint_error: Mutex::new(None),
+            threaded: AtomicBool::new(false),
+            read_only: parts.read_only,
+        })
+    }
+
+    /// Everything at or below is what readers see.
+    pub(crate) fn visible(&self) -> Lsn {
+        Lsn(self.visible.load(Ordering::Acquire))
+    }
+
+    fn show(&self, lsn: Lsn) {
+        self.visible.fetch_max(lsn.0, Ordering::AcqRel);
+    }
+
+    pub(crate) fn is_threaded(&self) -> bool {
+        self.threaded.load(Ordering::Acquire)
+    }
+
+    /// Refuses when no write can be taken.
+    pub(crate) fn refuse_writes(&self) -> Result<(), Error> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            let poison = self.poison.lock().clone().expect("it was set before");
+            return Err(Error::Poisoned {
+                cause: poison.cause,
+                durable: poison.durable,
+            });
+        }
+        Ok(())
+    }
+
+    /// From here on reads keep what was visible and writes are refused.
+    pub(crate) fn poison(&self, error: &Error, durable: Lsn) -> Error {
+        let mut poison = self.poison.lock();
+        let poison = poison.get_or_insert_with(|| Poison {
+            cause: error.to_string().into(),
+            durable,
+        });
+        self.poisoned.store(true, Ordering::Release);
+        Error::Poisoned {
+            cause: Arc::clone(&poison.cause),
+            durable: poison.durable,
+        }
+    }
+
+    /// Sees to it that a batch that joined with a completion gets its leader.
+    pub(crate) fn hurry(
+        self: &Arc<Self>,
+        joined: &Joined,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        if self.is_threaded() {
+            self.log_work.notify_one();
+            return Ok(());
+        }
+        self.settle(joined, durability)
+    }
+
+    /// Gives a batch its place in the log and in the memtable.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        prepared: Prepared,
+        durability: Durability,
+        completion: Option<Completion>,
+    ) -> Result<Joined, Refused> {
+        let mut queue = self.queue.lock();
+        let limit = queue.batch_bytes_max();
+        let bytes = prepared.record.len() as u64;
+        if bytes > limit {
+            return Err(Error::BatchTooLarge { bytes, limit }.into());
+        }
+        loop {
+            self.refuse_writes()?;
+            if queue.is_closed() {
+                return Err(Error::Closed.into());
+            }
+            match queue.room(prepared.record.len()) {
+                Ok(()) if !self.memtable_is_full() => break,
+                Err(Full::Unflushed) => self.flush_some(&mut queue)?,
+                Ok(()) | Err(Full::Ring) => self.make_room(&mut queue)?,
+            }
+        }
+        self.check_condition(prepared.condition.as_ref())?;
+        self.directory
+            .check(&prepared.ops, prepared.trees.as_ref())?;
+
+        let durable = durability == Durability::Durable;
+        let (end, ticket) = queue.append(&prepared.record, durable, completion);
+        let state = self.state.load();
+        let visible = self.visible();
+        for (full, op) in prepared.ops {
+            state.active.insert(
+                full,
+                end,
+                op,
+                visible,
+                &|from, to| self.registry.needed(from, to),
+                &self.identity.geometry,
+            );
+        }
+        if let Some(change) = prepared.trees {
+            self.directory.apply(change);
+        }
+        if !durable {
+            if queue.buffered_since_ms.is_none() {
+                queue.buffered_since_ms = Some(self.world.clock.now_ms());
+                self.log_work.notify_one();
+            }
+            if !queue.writing_durable() {
+                self.show(queue.visible());
+            }
+        }
+        self.wake_maintenance_if_due(&queue, &state);
+        Ok(Joined { end, ticket })
+    }
+
+    fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {
+        let Some(condition) = condition else {
+            return Ok(());
+        };
+        let state = self.state.load();
+        // What the base has swallowed since cannot be seen any more.
+        if condition.since < state.base.newest {
+            return Err(Refused::Changed);
+        }
+        let changed = state
+            .memtables()
+            .filter_map(|table| table.newest(&condition.full))
+            .any(|newest| newest > condition.since);
+        if changed {
+            Err(Refused::Changed)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits for what was promised, leading if nobody does.
+    pub(crate) fn settle(
+        self: &Arc<Self>,
+        joined: &Joined,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        let buffered = durability == Durability::Buffered;
+        loop {
+            if buffered && self.visible() >= joined.end {
+                return Ok(());
+            }
+            let mut queue = self.queue.lock();
+            if let Some(fate) = joined.ticket.poll() {
+                return fate;
+            }
+            if !queue.writing {
+                self.lead(queue)?;
+            } else if buffered {
+                self.moved.wait(&mut queue);
+            } else {
+                drop(queue);
+                // The leader of now, or who it hands over to, resolves the ticket.
+                return joined.ticket.wait();
+            }
+        }
+    }
+
+    /// Writes and flushes all groups, as their leader. The lock is free during I/O.
+    pub(crate) fn lead<'a>(
+        self: &'a Arc<Self>,
+        mut queue: MutexGuard<'a, Queue>,
+    ) -> Result<(), Error> {
+        debug_assert!(!queue.writing, "one leader at a time");
+        let groups = queue.take();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let (stamp, durable, end) = (queue.stamp, queue.durable, queue.issued);
+        let durable_waits = groups.iter().any(Group::is_durable);
+        queue.writing = true;
+        queue.set_writing_durable(durable_waits);
+        drop(queue);
+
+        let written = self
+            .write_groups(&groups, stamp, durable)
+            .and_then(|()| self.disk.flush().map_err(Error::io("flushing the log")));
+        let fate = written.map_err(|error| self.poison(&error, durable));
+
+        let mut queue = self.queue.lock();
+        queue.writing = false;
+        queue.set_writing_durable(false);
+        if fate.is_ok() {
+            queue.durable = end;
+            queue.has_stamped(stamp);
+            self.show(queue.visible());
+        }
+        // Whoever joined in the meantime needs a next leader.
+        let orphans = if fate.is_err() { queue.take() } else { Vec::new() };
+        if queue.has_waiting() {
+            self.log_work.notify_one();
+        }
+        self.moved.notify_all();
+        drop(queue);
+
+        if fate.is_ok() {
+            self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+            self.release_retired();
+        }
+        for group in groups.into_iter().chain(orphans) {
+            group.ticket.resolve(fate.clone());
+            for (end, completion) in group.completions {
+                completion(fate.clone().map(|()| end));
+            }
+        }
+        fate
+    }
+
+    fn write_groups(
+        &self,
+        groups: &[Group],
+        stamp: Generation,
+        durable: Lsn,
+    ) -> Result<(), Error> {
+        let geometry = &self.identity.geometry;
+        for group in groups {
+            let header = GroupHeader {
+                incarnation: self.identity.incarnation,
+                opening: self.identity.opening,
+                incarnation_start: self.identity.cut,
+                lsn: group.start,
+                durable,
+                stamp,
+            };
+            let blocks = log_block::group_blocks(geometry, group.payload.len());
+            let mut buffer = AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
+            let nonce = self.identity.nonce;
+            if group.skip {
+                log_block::encode_skip(geometry, nonce, &header, &mut buffer);
+            } else {
+                log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
+            }
+            self.disk
+                .write(geometry.log_offset(group.start), &buffer)
+                .map_err(Error::io("writing the log"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything that has joined durable.
+    pub(crate) fn flush_log(self: &Arc<Self>) -> Result<(), Error> {
+        loop {
+            let mut queue = self.queue.lock();
+            self.refuse_writes()?;
+            if queue.writing {
+                self.moved.wait(&mut queue);
+            } else if queue.is_empty() {
+                return Ok(());
+            } else {
+                self.lead(queue)?;
+            }
+        }
+    }
+
+    /// Makes a log block durable that carries the newest generation.
+    pub(crate) fn stamp(self: &Arc<Self>) -> Result<(), Error> {
+        {
+            let mut queue = self.queue.lock();
+            if queue.stamped >= queue.stamp {
+                return Ok(());
+            }
+            queue.push_stamp();
+        }
+        self.flush_log()?;
+        Ok(())
+    }
+
+    /// Called with the lock when too much is written past the durable LSN.
+    fn flush_some(self: &Arc<Self>, queue: &mut MutexGuard<'_, Queue>) -> Result<(), Error> {
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        if queue.writing {
+            self.moved.wait(queue);
+            return Ok(());
+        }
+        MutexGuard::unlocked(queue, || self.flush_log())
+    }
+
+    /// Called with the lock when the ring or the memtable is full.
+    fn make_room(self: &Arc<Self>, queue: &mut MutexGuard<'_, Queue>) -> Result<(), Error> {
+        self.counters.stalls.fetch_add(1, Ordering::Relaxed);
+        if self.is_threaded() {
+            if let Some(error) = self.checkpoint_error.lock().clone() {
+                return Err(error);
+            }
+            self.maintenance_work.notify_one();
+            self.moved
+                .wait_for(queue, std::time::Duration::from_millis(50));
+            return Ok(());
+        }
+        MutexGuard::unlocked(queue, || self.checkpoint_now()).map(|_| ())
+    }
+
+    /// Remembers how the maintenance thread's last checkpoint ended, for writers who wait for it.
+    pub(crate) fn report_checkpoint(&self, error: Option<Error>) {
+        *self.checkpoint_error.lock() = error;
+    }
+
+    /// Bytes of extents that newer operations have superseded and the next checkpoint retires.
+    pub(crate) fn superseded_bytes(&self) -> u64 {
+        let state = self.state.load();
+        state.active.superseded_units() * self.identity.geometry.unit()
+    }
+
+    /// Whether the active memtable has no room until the frozen one is checkpointed.
+    fn memtable_is_full(&self) -> bool {
+        let state = self.state.load();
+        let budget = self.options.memtable_bytes;
+        state.active.bytes() > budget && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
+    }
+
+    fn wake_maintenance_if_due(&self, queue: &Queue, state: &State) {
+        if self.is_threaded() && self.checkpoint_presses(queue, state) {
+            self.maintenance_work.notify_one();
+        }
+    }
+
+    /// Whether ring or memtable want a checkpoint.
+    pub(crate) fn checkpoint_presses(&self, queue: &Queue, state: &State) -> bool {
+        queue.used() * 5 > self.identity.geometry.ring_bytes * 2
+            || state.active.bytes() > self.options.memtable_bytes
+    }
+
+    /// A state and an LSN that belong together: the state holds everything up to the LSN, and
+    /// its base nothing above.
+    pub(crate) fn consistent(&self, register: bool) -> (Arc<State>, Lsn) {
+        loop {
+            let state = self.state.load_full();
+            let at = if register {
+                self.registry.take(|| self.visible())
+            } else {
+                self.visible()
+            };
+            if Arc::ptr_eq(&state, &self.state.load()) {
+                return (state, at);
+            }
+            if register {
+                self.registry.release(at);
+            }
+        }
+    }
+
+    /// Freezes all memtables at one LSN: what joined before is in the frozen one, the rest of
+    /// the log is the next base's.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let mut queue = self.queue.lock();
+        queue.close_open();
+        let log_start = queue.head();
+        let state = self.state.load_full();
+        assert!(state.frozen.is_none(), "one checkpoint at a time");
+        let next = Arc::new(State {
+            base: Arc::clone(&state.base),
+            active: Arc::new(Memtable::new()),
+            frozen: Some(Arc::clone(&state.active)),
+        });
+        self.registry.publish(&next);
+        self.state.store(next);
+        Frozen {
+            memtable: Arc::clone(&state.active),
+            log_start,
+            newest: queue.issued,
+            changes: self.directory.take_changes(),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The names of the trees.
+//!
+//! Invariants: changes happen under the commit queue's lock, in the order of the log, and are
+//! handed to the checkpoint that freezes behind them; an id is never used twice; a dropped tree
+//! is found by nobody from then on, while checkpoints empty it.
+
+use crate::core::{Refused, TreeChange};
+use crate::error::Error;
+use crate::memtable::{Op, split_key};
+use dmerkle::TreeId;
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The longest name of a tree, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What changed since the last freeze.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Changes {
+    pub(crate) created: Vec<(TreeId, Vec<u8>)>,
+    pub(crate) dropped: Vec<TreeId>,
+}
+
+#[derive(Default)]
+struct Names {
+    by_name: BTreeMap<Vec<u8>, TreeId>,
+    by_id: HashMap<TreeId, Vec<u8>>,
+    changes: Changes,
+}
+
+/// The trees of the store.
+pub(crate) struct Directory {
+    names: RwLock<Names>,
+    next: AtomicU64,
+}
+
+impl Directory {
+    /// The trees of a catalog that are not dropped.
+    pub(crate) fn new(trees: impl IntoIterator<Item = (TreeId, Vec<u8>)>, next: TreeId) -> Self {
+        let mut names = Names::default();
+        for (tree, name) in trees {
+            names.by_id.insert(tree, name.clone());
+            names.by_name.insert(name, tree);
+        }
+        Self {
+            names: RwLock::new(names),
+            next: AtomicU64::new(next.0),
+        }
+    }
+
+    /// An id that no tree had before.
+    pub(crate) fn new_id(&self) -> TreeId {
+        TreeId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The smallest id that no tree had yet.
+    pub(crate) fn next_id(&self) -> TreeId {
+        TreeId(self.next.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn find(&self, name: &[u8]) -> Option<TreeId> {
+        self.names.read().by_name.get(name).copied()
+    }
+
+    pub(crate) fn name_of(&self, tree: TreeId) -> Option<Vec<u8>> {
+        self.names.read().by_id.get(&tree).cloned()
+    }
+
+    /// All trees, by name.
+    pub(crate) fn list(&self) -> Vec<(Vec<u8>, TreeId)> {
+        let names = self.names.read();
+        names
+            .by_name
+            .iter()
+            .map(|(name, tree)| (name.clone(), *tree))
+            .collect()
+    }
+
+    /// Whether a batch's trees are there, and its own change of them is possible.
+    pub(crate) fn check(
+        &self,
+        ops: &[(Box<[u8]>, Op)],
+        change: Option<&TreeChange>,
+    ) -> Result<(), Refused> {
+        let names = self.names.read();
+        let mut last = None;
+        for (full, _) in ops {
+            let (tree, _) = split_key(full);
+            if last.replace(tree) != Some(tree) && !names.by_id.contains_key(&tree) {
+                return Err(Error::NoSuchTree.into());
+            }
+        }
+        match change {
+            Some(TreeChange::Create { name, .. }) if names.by_name.contains_key(name) => {
+                Err(Error::TreeExists.into())
+            }
+            Some(TreeChange::Drop { tree }) if !names.by_id.contains_key(tree) => {
+                Err(Error::NoSuchTree.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a change that [`Directory::check`] allowed.
+    pub(crate) fn apply(&self, change: TreeChange) {
+        let mut names = self.names.write();
+        match change {
+            TreeChange::Create { tree, name } => {
+                self.next.fetch_max(tree.0 + 1, Ordering::Relaxed);
+                names.by_name.insert(name.clone(), tree);
+                names.by_id.insert(tree, name.clone());
+                names.changes.created.push((tree, name));
+            }
+            TreeChange::Drop { tree } => {
+                if let Some(name) = names.by_id.remove(&tree) {
+                    names.by_name.remove(&name);
+                    names.changes.dropped.push(tree);
+                }
+            }
+        }
+    }
+
+    /// Whether anything changed since the last freeze.
+    pub(crate) fn has_changes(&self) -> bool {
+        let names = self.names.read();
+        !names.changes.created.is_empty() || !names.changes.dropped.is_empty()
+    }
+
+    /// What changed since the last call.
+    pub(crate) fn take_changes(&self) -> Changes {
+        std::mem::take(&mut self.names.write().changes)
+    }
+}

@@ -1,0 +1,160 @@
+//! What can go wrong, each with the sentence that says what to do.
+
+use dmerkle::{Corrupt, Lsn};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// An operation of the store that did not happen, and why.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused a read or write of the store's file.
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// Bytes on disk are not what they must be.
+    Corrupt(Corrupt),
+    /// The log holds acknowledged commits that cannot be read any more.
+    AcknowledgedLoss {
+        /// Where the damage begins.
+        at: Lsn,
+        /// Everything below this was acknowledged as durable.
+        durable: Lsn,
+    },
+    /// The file is not a Dynomite store.
+    NotAStore(&'static str),
+    /// The store was made by a newer (or by the unreleased) version of the format.
+    FormatVersion {
+        /// The file's version.
+        found: u32,
+    },
+    /// The newer superblock is gone, and the older one is not safe to open.
+    SuperblockLost,
+    /// Another process (or another handle in this one) has the store open.
+    Locked,
+    /// There is a store (or another file) where one should be created.
+    Exists,
+    /// No tree of this name.
+    NoSuchTree,
+    /// A tree of this name is there.
+    TreeExists,
+    /// A key, meta, part, name or count over its limit.
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A batch's records take more than a quarter of the log ring.
+    BatchTooLarge {
+        /// Bytes of its records.
+        bytes: u64,
+        /// The most that the ring takes.
+        limit: u64,
+    },
+    /// The disk has no space for this write. Nothing else is affected.
+    DiskFull,
+    /// The store has as many regions as its table has room for.
+    StoreFull,
+    /// A write or flush failed before; the store takes no more writes until it is reopened.
+    Poisoned {
+        /// What failed, and how.
+        cause: Arc<str>,
+        /// Buffered commits above this LSN may be lost.
+        durable: Lsn,
+    },
+    /// The store was opened for reading only.
+    ReadOnly,
+    /// The store was closed.
+    Closed,
+    /// The snapshot was held longer, or pinned more, than the options allow.
+    SnapshotExpired,
+    /// The condition of a `put_if` does not hold.
+    ConditionFailed,
+    /// The options do not fit each other or the machine.
+    BadOption(&'static str),
+}
+
+impl Error {
+    /// An I/O error with what was being done.
+    pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            doing,
+            source: Arc::new(source),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { doing, source } => write!(f, "{doing}: {source}"),
+            Self::Corrupt(corrupt) => corrupt.fmt(f),
+            Self::AcknowledgedLoss { at, durable } => write!(
+                f,
+                "the log is damaged at LSN {at}, below the acknowledged LSN {durable}: acknowledged \
+                 commits from there on cannot be read; open read-only to save what is left, or \
+                 accept the loss of everything from LSN {at}"
+            ),
+            Self::NotAStore(why) => write!(f, "not a Dynomite store: {why}"),
+            Self::FormatVersion { found } => write!(
+                f,
+                "the store has format version {found}, this program reads version {}; export it \
+                 with the program that made it and import it here",
+                dmerkle::format::superblock::VERSION
+            ),
+            Self::SuperblockLost => f.write_str(
+                "the newer superblock is damaged and the log shows that space of the older one was \
+                 reused; restore from a backup or salvage with dmerkle-inspect",
+            ),
+            Self::Locked => {
+                f.write_str("the store is open in another process; stop that one first")
+            }
+            Self::Exists => f.write_str("there is already a file at this place"),
+            Self::NoSuchTree => f.write_str("no tree of this name"),
+            Self::TreeExists => f.write_str("a tree of this name exists"),
+            Self::TooLarge { what, size, limit } => {
+                write!(f, "{what} is {size}, the limit is {limit}")
+            }
+            Self::BatchTooLarge { bytes, limit } => write!(
+                f,
+                "the batch's records take {bytes} bytes, the log ring allows {limit}; split the \
+                 batch or copy the store to one with a larger log"
+            ),
+            Self::DiskFull => f.write_str("no space left on the disk; nothing was written"),
+            Self::StoreFull => f.write_str("the store is as large as its format allows"),
+            Self::Poisoned { cause, durable } => write!(
+                f,
+                "the store takes no writes since {cause}; everything up to LSN {durable} is durable, \
+                 buffered commits above it may be lost; reopen the store"
+            ),
+            Self::ReadOnly => f.write_str("the store is open for reading only"),
+            Self::Closed => f.write_str("the store is closed"),
+            Self::SnapshotExpired => f.write_str("the snapshot has expired; take a new one"),
+            Self::ConditionFailed => f.write_str("the entry is not as the condition says"),
+            Self::BadOption(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source.as_ref()),
+            Self::Corrupt(corrupt) => Some(corrupt),
+            _ => None,
+        }
+    }
+}
+
+impl From<Corrupt> for Error {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Corrupt(corrupt)
+    }
+}

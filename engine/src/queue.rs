@@ -1,0 +1,356 @@
+//! The commit queue: the order of the log, and its ring's space.
+//!
+//! A batch *joins* under the queue's lock: it is appended to the payload of the open group, which
+//! fixes its LSN, and its operations enter the memtable. A *leader* takes all groups, writes them,
+//! flushes once, and moves the durable and the visible LSN. The lock is never held during I/O.
+//!
+//! Invariants:
+//! - Groups are in the order of their LSNs and adjoin; only the last one may be open.
+//! - A group does not wrap: where a batch does not fit before the ring's end, a skip block
+//!   consumes the rest.
+//! - From the ring's tail to the end of the last group it is at most the ring, less the blocks
+//!   that only a stamp may use.
+//! - `durable <= visible <= issued` but for buffered commits, which may be visible before they
+//!   are durable; `visible` never passes a durable batch that is not flushed.
+
+use crate::error::Error;
+use dmerkle::format::log_block::{
+    after_skip, block_at_or_after, block_payload_bytes, group_blocks, group_fits, payload_end_lsn,
+};
+use dmerkle::{Generation, Geometry, Lsn};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Bytes of log written past the durable LSN, at most.
+const UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
+
+/// Blocks of the ring that only a stamp may use: one skip and one empty group.
+const STAMP_BLOCKS: u64 = 2;
+
+/// Called once a commit's fate is known.
+pub(crate) type Completion = Box<dyn FnOnce(Result<Lsn, Error>) + Send>;
+
+/// What the members of a group wait on.
+#[derive(Default)]
+pub(crate) struct Ticket {
+    done: Mutex<Option<Result<(), Error>>>,
+    moved: Condvar,
+}
+
+impl Ticket {
+    /// Waits until the group's fate is known.
+    pub(crate) fn wait(&self) -> Result<(), Error> {
+        let mut done = self.done.lock();
+        while done.is_none() {
+            self.moved.wait(&mut done);
+        }
+        done.clone().expect("the loop ends with a fate")
+    }
+
+    /// The group's fate, if it is known.
+    pub(crate) fn poll(&self) -> Option<Result<(), Error>> {
+        self.done.lock().clone()
+    }
+
+    /// Tells all who wait.
+    pub(crate) fn resolve(&self, fate: Result<(), Error>) {
+        *self.done.lock() = Some(fate);
+        self.moved.notify_all();
+    }
+}
+
+/// Batches that are written together.
+pub(crate) struct Group {
+    /// Where its first block stands.
+    pub(crate) start: Lsn,
+    /// The batches, one after the other; empty for a stamp.
+    pub(crate) payload: Vec<u8>,
+    /// Whether this is the skip block before the ring's end.
+    pub(crate) skip: bool,
+    /// One past the last byte of the last batch.
+    pub(crate) end: Lsn,
+    /// Where the first batch begins that must not be visible before the group is flushed.
+    first_durable: Option<Lsn>,
+    open: bool,
+    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) completions: Vec<(Lsn, Completion)>,
+}
+
+/// The state under the queue's lock.
+pub(crate) struct Queue {
+    geometry: Geometry,
+    groups: VecDeque<Group>,
+    /// Where the group after the last closed one begins.
+    next: Lsn,
+    /// The end of the newest batch that joined.
+    pub(crate) issued: Lsn,
+    /// Everything below is flushed.
+    pub(crate) durable: Lsn,
+    /// The oldest byte of the ring that must not be overwritten.
+    pub(crate) tail: Lsn,
+    /// Where the tail moves once a durable block carries a generation, oldest first.
+    tails: VecDeque<(Generation, Lsn)>,
+    /// The newest generation whose superblock is durable: the stamp of the next group.
+    pub(crate) stamp: Generation,
+    /// The newest generation that a durable log block carries.
+    pub(crate) stamped: Generation,
+    /// A leader is at work.
+    pub(crate) writing: bool,
+    /// What the leader writes holds a durable batch, so nothing newer may be visible yet.
+    writing_durable: bool,
+    /// When the oldest buffered batch that is not flushed joined.
+    pub(crate) buffered_since_ms: Option<u64>,
+    /// Nothing joins any more.
+    closed: bool,
+    /// Bytes of log groups that were handed to leaders, blocks included.
+    pub(crate) log_bytes_written: u64,
+}
+
+/// Why a batch cannot join now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The ring is full: a checkpoint must move its tail.
+    Ring,
+    /// Too much is written past the durable LSN: a flush must come first.
+    Unflushed,
+}
+
+impl Group {
+    /// Whether a durable batch is in it.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.first_durable.is_some()
+    }
+}
+
+impl Queue {
+    /// A queue that goes on behind `end` (byte exact), all of it durable.
+    pub(crate) fn new(
+        geometry: Geometry,
+        end: Lsn,
+        tail: Lsn,
+        generation: Generation,
+    ) -> Self {
+        Self {
+            geometry,
+            groups: VecDeque::new(),
+            next: block_at_or_after(&geometry, end),
+            issued: end,
+            durable: end,
+            tail,
+            tails: VecDeque::new(),
+            stamp: generation,
+            stamped: generation,
+            writing: false,
+            writing_durable: false,
+            buffered_since_ms: None,
+            closed: false,
+            log_bytes_written: 0,
+        }
+    }
+
+    fn block(&self) -> u64 {
+        self.geometry.log_block_bytes.into()
+    }
+
+    /// Bytes of the blocks of a group with so much payload.
+    fn bytes_of(&self, payload: usize) -> u64 {
+        u64::from(group_blocks(&self.geometry, payload)) * self.block()
+    }
+
+    /// Whether a group with so much payload stands before the ring's end.
+    fn fits(&self, at: Lsn, payload: usize) -> bool {
+        group_fits(&self.geometry, at, group_blocks(&self.geometry, payload))
+    }
+
+    /// The longest batch that may ever join: a quarter of the ring.
+    pub(crate) fn batch_bytes_max(&self) -> u64 {
+        let blocks = self.geometry.ring_bytes / 4 / self.block();
+        blocks * block_payload_bytes(&self.geometry) as u64
+    }
+
+    /// Where the log ends once all groups are written: block aligned.
+    pub(crate) fn head(&self) -> Lsn {
+        match self.groups.back() {
+            Some(group) if group.open => Lsn(group.start.0 + self.bytes_of(group.payload.len())),
+            _ => self.next,
+        }
+    }
+
+    /// Bytes of the ring in use, once all groups are written.
+    pub(crate) fn used(&self) -> u64 {
+        self.head().0 - self.tail.0
+    }
+
+    /// Whether the open group takes a batch of `length` bytes.
+    fn open_fits(&self, length: usize) -> bool {
+        self.groups.back().is_some_and(|group| {
+            let payload = group.payload.len() + length;
+            group.open
+                && payload as u64 <= UNFLUSHED_BYTES_MAX
+                && self.fits(group.start, payload)
+        })
+    }
+
+    /// Where the log would end if a batch of `length` bytes joined.
+    fn head_with(&self, length: usize) -> Lsn {
+        if self.open_fits(length) {
+            let group = self.groups.back().expect("it is open");
+            return Lsn(group.start.0 + self.bytes_of(group.payload.len() + length));
+        }
+        let head = self.head();
+        let start = if self.fits(head, length) {
+            head
+        } else {
+            after_skip(&self.geometry, head)
+        };
+        Lsn(start.0 + self.bytes_of(length))
+    }
+
+    /// Whether a batch of `length` bytes can join now.
+    pub(crate) fn room(&self, length: usize) -> Result<(), Full> {
+        let head = self.head_with(length);
+        if head.0 - self.tail.0 > self.geometry.ring_bytes - STAMP_BLOCKS * self.block() {
+            return Err(Full::Ring);
+        }
+        if head.0 - self.durable.0 > UNFLUSHED_BYTES_MAX && self.issued > self.durable {
+            return Err(Full::Unflushed);
+        }
+        Ok(())
+    }
+
+    /// Appends a batch, for which there is room. Returns its end.
+    pub(crate) fn append(
+        &mut self,
+        batch: &[u8],
+        durable: bool,
+        completion: Option<Completion>,
+    ) -> (Lsn, Arc<Ticket>) {
+        if !self.open_fits(batch.len()) {
+            self.close_open();
+            if !self.fits(self.next, batch.len()) {
+                self.push_skip();
+            }
+            self.push_group(true);
+        }
+        let previous = self.issued;
+        let group = self.groups.back_mut().expect("it was pushed");
+        group.payload.extend_from_slice(batch);
+        let end = payload_end_lsn(&self.geometry, group.start, group.payload.len());
+        group.end = end;
+        if durable && group.first_durable.is_none() {
+            group.first_durable = Some(previous);
+        }
+        if let Some(completion) = completion {
+            group.completions.push((end, completion));
+        }
+        self.issued = end;
+        (end, Arc::clone(&group.ticket))
+    }
+
+    fn push_group(&mut self, open: bool) {
+        self.groups.push_back(Group {
+            start: self.next,
+            payload: Vec::new(),
+            skip: false,
+            end: self.issued,
+            first_durable: None,
+            open,
+            ticket: Arc::default(),
+            completions: Vec::new(),
+        });
+    }
+
+    fn push_skip(&mut self) {
+        self.push_group(false);
+        let group = self.groups.back_mut().expect("it was pushed");
+        group.skip = true;
+        self.next = after_skip(&self.geometry, self.next);
+    }
+
+    /// Closes the open group; what joins next begins a new one.
+    pub(crate) fn close_open(&mut self) {
+        let head = self.head();
+        if let Some(group) = self.groups.back_mut().filter(|group| group.open) {
+            group.open = false;
+            self.next = head;
+        }
+    }
+
+    /// Adds an empty group that carries the stamp and the durable LSN. It may use the blocks that
+    /// are kept for it.
+    pub(crate) fn push_stamp(&mut self) -> Arc<Ticket> {
+        self.close_open();
+        self.push_group(false);
+        self.next = Lsn(self.next.0 + self.block());
+        let group = self.groups.back().expect("it was pushed");
+        Arc::clone(&group.ticket)
+    }
+
+    /// Takes all groups, for a leader to write.
+    pub(crate) fn take(&mut self) -> Vec<Group> {
+        self.close_open();
+        self.buffered_since_ms = None;
+        let groups: Vec<_> = self.groups.drain(..).collect();
+        if let (Some(first), Some(_)) = (groups.first(), groups.last()) {
+            self.log_bytes_written += self.next.0 - first.start.0;
+        }
+        groups
+    }
+
+    /// A checkpoint is durable: the next group carries its generation, and then the log before
+    /// `log_start` is free.
+    pub(crate) fn stamp_next(&mut self, generation: Generation, log_start: Lsn) {
+        self.stamp = generation;
+        self.tails.push_back((generation, log_start));
+    }
+
+    /// A durable block carries this generation.
+    pub(crate) fn has_stamped(&mut self, generation: Generation) {
+        self.stamped = self.stamped.max(generation);
+        while let Some((first, log_start)) = self.tails.front()
+            && *first <= self.stamped
+        {
+            self.tail = *log_start;
+            self.tails.pop_front();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Lets nothing join any more. Whether that was so before.
+    pub(crate) fn close(&mut self) -> bool {
+        std::mem::replace(&mut self.closed, true)
+    }
+
+    pub(crate) fn writing_durable(&self) -> bool {
+        self.writing_durable
+    }
+
+    pub(crate) fn set_writing_durable(&mut self, durable: bool) {
+        self.writing_durable = durable;
+    }
+
+    /// How far readers may see, now that everything below `durable` is flushed: up to the first
+    /// durable batch that is not.
+    pub(crate) fn visible(&self) -> Lsn {
+        self.groups
+            .iter()
+            .find_map(|group| group.first_durable)
+            .unwrap_or(self.issued)
+    }
+
+    /// Whether a batch waits for a flush.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.groups
+            .iter()
+            .any(|group| group.first_durable.is_some() || !group.completions.is_empty())
+    }
+
+    /// Whether anything is not yet handed to a leader.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+}

@@ -1,0 +1,395 @@
+//! The file's space: the allocator, with the disk behind it.
+//!
+//! Invariants:
+//! - What is handed out is backed by the file system before it is written, so that a full disk is
+//!   met here and nowhere else; when it is met, the units go back and nothing has happened.
+//! - The maps on disk are written by the checkpoint alone, into the copies that the durable region
+//!   table does not name.
+//! - `reachable` changes only between the beginning of a checkpoint and its end.
+
+use crate::alloc::{Allocator, Placed, Reachable, RegionRow, Shortage};
+use crate::error::Error;
+use crate::io::{AlignedBuf, Disk};
+use dmerkle::format::map::{decode_map, encode_map};
+use dmerkle::format::region_table::{RegionRow as Row, encode_region_table};
+use dmerkle::format::superblock::RegionTableRef;
+use dmerkle::{BlockId, Generation, Geometry, Order, Run};
+use parking_lot::Mutex;
+use std::io;
+
+/// Space is backed ahead by at most this share of the file, and at least [`STEP_UNITS_MIN`].
+const STEP_SHARE: u64 = 100;
+const STEP_UNITS_MIN: u64 = 16;
+const STEP_BYTES_MAX: u64 = 64 << 20;
+
+/// Allocation with the disk behind it.
+pub(crate) struct Space {
+    geometry: Geometry,
+    nonce: u64,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    allocator: Allocator,
+    reachable: Reachable,
+    rows: Vec<Row>,
+    /// The table's copy that the durable superblock names.
+    table_copy: u8,
+    /// Units whose release waits for a stamp or a reader.
+    retired_units: u64,
+}
+
+/// Free and used space.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    pub(crate) file_bytes: u64,
+    pub(crate) free_bytes: u64,
+    pub(crate) allocated_bytes: u64,
+    pub(crate) retired_bytes: u64,
+}
+
+impl Space {
+    /// The space that a region table describes.
+    pub(crate) fn new(geometry: Geometry, nonce: u64, rows: Vec<Row>, table_copy: u8) -> Self {
+        let known: Vec<_> = rows
+            .iter()
+            .map(|row| RegionRow {
+                free: row.free_units,
+                largest: row.largest_run,
+            })
+            .collect();
+        Self {
+            geometry,
+            nonce,
+            inner: Mutex::new(Inner {
+                allocator: Allocator::new(geometry, &known),
+                reachable: Reachable::new(geometry, &known),
+                rows,
+                table_copy,
+                retired_units: 0,
+            }),
+        }
+    }
+
+    /// Units for an extent, backed.
+    pub(crate) fn allocate_extent(&self, disk: &dyn Disk, units: u32) -> Result<Run, Error> {
+        let mut inner = self.inner.lock();
+        let placed = self.obtain(&mut inner, disk, |allocator| {
+            allocator.allocate_extent(units)
+        })?;
+        self.back(&mut inner, disk, placed)
+    }
+
+    /// A block for a node, backed. On a full disk, one from what is backed already.
+    pub(crate) fn allocate_node(&self, disk: &dyn Disk, order: Order) -> Result<BlockId, Error> {
+        let mut inner = self.inner.lock();
+        let placed = self.obtain(&mut inner, disk, |allocator| allocator.allocate_node(order));
+        let backed = placed.and_then(|placed| self.back(&mut inner, disk, placed));
+        match backed {
+            Ok(run) => Ok(run.start),
+            Err(full @ (Error::DiskFull | Error::StoreFull)) => inner
+                .allocator
+                .allocate_node_backed(order)
+                .map(|placed| placed.run.start)
+                .ok_or(full),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn obtain(
+        &self,
+        inner: &mut Inner,
+        disk: &dyn Disk,
+        mut ask: impl FnMut(&mut Allocator) -> Result<Placed, Shortage>,
+    ) -> Result<Placed, Error> {
+        loop {
+            match ask(&mut inner.allocator) {
+                Ok(placed) => return Ok(placed),
+                Err(Shortage::Load(region)) => self.load(inner, disk, region)?,
+                Err(Shortage::Grow) => self.grow(inner, disk)?,
+                Err(Shortage::Full) => return Err(Error::StoreFull),
+            }
+        }
+    }
+
+    fn load(&self, inner: &mut Inner, disk: &dyn Disk, region: u32) -> Result<(), Error> {
+        let row = inner.rows[region as usize];
+        let mut bytes =
+            AlignedBuf::zeroed(usize::try_from(self.geometry.map_bytes()).expect("32 KiB"));
+        disk.read(self.geometry.map_offset(region, row.copy), &mut bytes)
+            .map_err(Error::io("reading an allocation map"))?;
+        let bits = decode_map(
+            &self.geometry,
+            self.nonce,
+            region,
+            row.generation,
+            row.map_checksum,
+            &bytes,
+        )?;
+        inner.allocator.load(region, bits);
+        inner.reachable.load(region, bits)?;
+        Ok(())
+    }
+
+    fn grow(&self, inner: &mut Inner, disk: &dyn Disk) -> Result<(), Error> {
+        let region = u32::try_from(inner.rows.len()).expect("at most 2^20 regions");
+        if region >= self.geometry.regions_max {
+            return Err(Error::StoreFull);
+        }
+        allocate(
+            disk,
+            self.geometry.map_offset(region, 0),
+            2 * self.geometry.map_bytes(),
+        )?;
+        inner.allocator.add_region();
+        inner.reachable.add_region();
+        inner.rows.push(Row::fresh(&self.geometry));
+        Ok(())
+    }
+
+    /// Backs what was handed out, and some of what follows.
+    fn back(&self, inner: &mut Inner, disk: &dyn Disk, placed: Placed) -> Result<Run, Error> {
+        if placed.unbacked == 0 {
+            return Ok(placed.run);
+        }
+        let step = self.step_units(inner).max(placed.run.units);
+        let region_end = self.region_end(placed.run.start);
+        let units = u64::from(step).min(region_end - placed.run.start.0);
+        let ahead = Run {
+            start: placed.run.start,
+            units: u32::try_from(units).expect("within a region"),
+        };
+        let backed = self
+            .back_run(inner, disk, ahead)
+            .or_else(|_| self.back_run(inner, disk, placed.run));
+        match backed {
+            Ok(()) => Ok(placed.run),
+            Err(error) => {
+                inner.allocator.free(placed.run);
+                Err(error)
+            }
+        }
+    }
+
+    fn back_run(&self, inner: &mut Inner, disk: &dyn Disk, run: Run) -> Result<(), Error> {
+        for part in inner.allocator.unbacked_of(run) {
+            allocate(
+                disk,
+                self.geometry.offset_of(part.start),
+                u64::from(part.units) * self.geometry.unit(),
+            )?;
+            inner.allocator.back(part);
+        }
+        Ok(())
+    }
+
+    fn step_units(&self, inner: &Inner) -> u32 {
+        let used = inner.allocator.high_water().0;
+        let most = STEP_BYTES_MAX / self.geometry.unit();
+        let step = (used / STEP_SHARE).clamp(STEP_UNITS_MIN, most.max(STEP_UNITS_MIN));
+        u32::try_from(step).expect("64 MiB of units")
+    }
+
+    fn region_end(&self, block: BlockId) -> u64 {
+        let (region, _) = self
+            .geometry
+            .region_of(block)
+            .expect("what is handed out lies in a region");
+        self.geometry.region_start(region + 1).0
+    }
+
+    /// Makes sure that this many free units are backed, so that a checkpoint of everything
+    /// pending can finish whatever happens to the disk.
+    pub(crate) fn reserve(&self, disk: &dyn Disk, units: u64) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        while inner.allocator.backed_free_units() < units {
+            let missing = units - inner.allocator.backed_free_units();
+            let step = u64::from(self.step_units(&inner)).max(missing);
+            let step = u32::try_from(step).unwrap_or(u32::MAX);
+            match inner.allocator.unbacked_next(step) {
+                Ok(runs) => {
+                    for run in runs {
+                        self.back_run(&mut inner, disk, run)?;
+                    }
+                }
+                Err(Shortage::Load(region)) => self.load(&mut inner, disk, region)?,
+                Err(Shortage::Grow) => self.grow(&mut inner, disk)?,
+                Err(Shortage::Full) => return Err(Error::StoreFull),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives units back that nobody names.
+    pub(crate) fn free(&self, runs: &[Run]) {
+        let mut inner = self.inner.lock();
+        for run in runs {
+            inner.allocator.free(*run);
+        }
+    }
+
+    /// Gives back what a checkpoint retired and whose last reason to wait is gone.
+    pub(crate) fn release(&self, runs: &[Run]) {
+        let mut inner = self.inner.lock();
+        for run in runs {
+            inner.allocator.free(*run);
+            inner.retired_units -= u64::from(run.units);
+        }
+    }
+
+    /// Says at recovery that the live log names these units.
+    pub(crate) fn mark(&self, run: Run) {
+        self.inner.lock().allocator.mark(run);
+    }
+
+    /// Whether these units lie where data may lie.
+    pub(crate) fn holds(&self, run: Run) -> bool {
+        self.inner.lock().allocator.holds(run)
+    }
+
+    /// The checkpoint's roots reach these units now; the last ones may have (a part that was
+    /// kept).
+    pub(crate) fn reach(&self, disk: &dyn Disk, run: Run) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        self.know(&mut inner, disk, run)?;
+        if inner.reachable.is_reachable(run) != Some(true) {
+            inner.reachable.set(run);
+        }
+        Ok(())
+    }
+
+    /// The checkpoint drops these units; `reached` says whether the durable roots reach them.
+    pub(crate) fn retire(&self, disk: &dyn Disk, run: Run, reached: bool) -> Result<(), Error> {
+        let mut inner = self.inner.lock();
+        inner.retired_units += u64::from(run.units);
+        if !reached {
+            return Ok(());
+        }
+        inner.allocator.retire(run);
+        self.know(&mut inner, disk, run)?;
+        inner.reachable.clear(run);
+        Ok(())
+    }
+
+    fn know(&self, inner: &mut Inner, disk: &dyn Disk, run: Run) -> Result<(), Error> {
+        match inner.reachable.needs(run) {
+            Some(region) => self.load(inner, disk, region),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the changed maps and the region table into the copies that the durable superblock
+    /// does not name. Returns what the next superblock says of the table.
+    pub(crate) fn write_maps(
+        &self,
+        disk: &dyn Disk,
+        generation: Generation,
+    ) -> Result<RegionTableRef, Error> {
+        let mut inner = self.inner.lock();
+        let dirty: Vec<u32> = inner.reachable.dirty_regions().collect();
+        let map_bytes = usize::try_from(self.geometry.map_bytes()).expect("32 KiB");
+        for region in dirty {
+            let mut bytes = AlignedBuf::zeroed(map_bytes);
+            let old = inner.rows[region as usize];
+            let copy = if old.has_map() { old.copy ^ 1 } else { 0 };
+            let known = inner.reachable.row(region);
+            let bits = inner.reachable.bits(region).expect("a dirty region is loaded");
+            let map_checksum = encode_map(
+                &self.geometry,
+                self.nonce,
+                region,
+                generation,
+                bits,
+                &mut bytes,
+            );
+            disk.write(self.geometry.map_offset(region, copy), &bytes)
+                .map_err(Error::io("writing an allocation map"))?;
+            inner.rows[region as usize] = Row {
+                copy,
+                generation,
+                map_checksum,
+                free_units: known.free,
+                largest_run: known.largest,
+            };
+            inner.reachable.written(region);
+        }
+        let copy = inner.table_copy ^ 1;
+        let (bytes, checksum) =
+            encode_region_table(&self.geometry, self.nonce, generation, &inner.rows);
+        disk.write(
+            self.geometry.region_table_offset(copy),
+            &AlignedBuf::copy_of(&bytes),
+        )
+            .map_err(Error::io("writing the region table"))?;
+        inner.table_copy = copy;
+        Ok(RegionTableRef {
+            copy,
+            regions: u32::try_from(inner.rows.len()).expect("at most 2^20 regions"),
+            checksum,
+        })
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let inner = self.inner.lock();
+        let unit = self.geometry.unit();
+        let regions = inner.allocator.region_count();
+        let reserved = u64::from(regions) * u64::from(self.geometry.region_reserved_units());
+        let data = u64::from(regions) * u64::from(self.geometry.region_units) - reserved;
+        let free = inner.allocator.free_units();
+        Usage {
+            file_bytes: inner.allocator.high_water().0 * unit,
+            free_bytes: free * unit,
+            allocated_bytes: (data - free) * unit,
+            retired_bytes: inner.retired_units * unit,
+        }
+    }
+
+    /// Punches one piece of free space, at most `units_max` of a run of `units_min` or more,
+    /// while free space is more than a 25th of what is allocated. Returns the bytes given back.
+    pub(crate) fn punch(
+        &self,
+        disk: &dyn Disk,
+        units_min: u32,
+        units_max: u32,
+        keep_units: u64,
+    ) -> Result<u64, Error> {
+        let run = {
+            let mut inner = self.inner.lock();
+            if inner.allocator.backed_free_units() <= keep_units {
+                return Ok(0);
+            }
+            match inner.allocator.claim_punchable(units_min, units_max) {
+                Some(run) => run,
+                None => return Ok(0),
+            }
+        };
+        let bytes = u64::from(run.units) * self.geometry.unit();
+        let punched = disk
+            .punch(self.geometry.offset_of(run.start), bytes)
+            .map_err(Error::io("giving space back"));
+        let mut inner = self.inner.lock();
+        match punched {
+            Ok(()) => {
+                inner.allocator.punched(run);
+                Ok(bytes)
+            }
+            Err(error) => {
+                inner.allocator.free(run);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn allocate(disk: &dyn Disk, offset: u64, bytes: u64) -> Result<(), Error> {
+    disk.allocate(offset, bytes).map_err(|error| {
+        if error.kind() == io::ErrorKind::StorageFull
+            || error.kind() == io::ErrorKind::QuotaExceeded
+            || error.kind() == io::ErrorKind::FileTooLarge
+        {
+            Error::DiskFull
+        } else {
+            Error::io("allocating space")(error)
+        }
+    })
+}

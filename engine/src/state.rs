@@ -1,0 +1,125 @@
+//! What readers see, published as one `Arc`, and who still looks at older ones.
+//!
+//! Invariants:
+//! - A state's memtables hold every operation between its base and the newest one joined while it
+//!   was the published state.
+//! - The base of generation G was reachable on disk when its state was published, and stays
+//!   readable for as long as a state with a base of generation G or below is held: what later
+//!   generations retired is released only when [`Registry::oldest_base`] has passed it.
+
+use crate::memtable::Memtable;
+use dmerkle::tree::Root;
+use dmerkle::{Generation, Lsn, TreeId};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Weak};
+
+/// The trees of one checkpoint.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) generation: Generation,
+    /// The log from here on is newer than the base.
+    pub(crate) log_start: Lsn,
+    /// The end of the newest batch that is part of the base.
+    pub(crate) newest: Lsn,
+    pub(crate) catalog: Root,
+    pub(crate) trees: BTreeMap<TreeId, Root>,
+}
+
+impl Base {
+    /// The root of a tree; a tree that no checkpoint has seen yet is empty.
+    pub(crate) fn root(&self, tree: TreeId) -> Root {
+        if tree == TreeId::CATALOG {
+            return self.catalog;
+        }
+        self.trees.get(&tree).copied().unwrap_or(Root::EMPTY)
+    }
+}
+
+/// A base and the memtables of everything newer.
+pub(crate) struct State {
+    pub(crate) base: Arc<Base>,
+    pub(crate) active: Arc<Memtable>,
+    pub(crate) frozen: Option<Arc<Memtable>>,
+}
+
+impl State {
+    /// The memtables, newest first.
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.frozen.as_ref())
+    }
+}
+
+/// Who reads at which LSN, and which published states are still held.
+#[derive(Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Snapshots by the LSN that they read at.
+    snapshots: BTreeMap<Lsn, usize>,
+    /// Published states that may still be held, oldest base first.
+    states: VecDeque<(Generation, Weak<State>)>,
+}
+
+impl Registry {
+    /// Notes a state before it is published.
+    pub(crate) fn publish(&self, state: &Arc<State>) {
+        let mut inner = self.inner.lock();
+        inner.states.retain(|(_, state)| state.strong_count() > 0);
+        inner
+            .states
+            .push_back((state.base.generation, Arc::downgrade(state)));
+    }
+
+    /// The smallest generation of a base that somebody may still read.
+    pub(crate) fn oldest_base(&self) -> Generation {
+        let mut inner = self.inner.lock();
+        inner.states.retain(|(_, state)| state.strong_count() > 0);
+        inner
+            .states
+            .iter()
+            .map(|(generation, _)| *generation)
+            .min()
+            .unwrap_or(Generation(u64::MAX))
+    }
+
+    /// Registers a snapshot at the LSN that `visible` gives under the registry's lock, so that
+    /// no version at or below it leaves a memtable between reading and registering.
+    pub(crate) fn take(&self, visible: impl FnOnce() -> Lsn) -> Lsn {
+        let mut inner = self.inner.lock();
+        let at = visible();
+        *inner.snapshots.entry(at).or_default() += 1;
+        at
+    }
+
+    /// Registers another holder of a snapshot's LSN.
+    pub(crate) fn take_again(&self, at: Lsn) {
+        *self.inner.lock().snapshots.entry(at).or_default() += 1;
+    }
+
+    /// Gives a snapshot back.
+    pub(crate) fn release(&self, at: Lsn) {
+        let mut inner = self.inner.lock();
+        let holders = inner
+            .snapshots
+            .get_mut(&at)
+            .expect("a snapshot is released by who has taken it");
+        *holders -= 1;
+        if *holders == 0 {
+            inner.snapshots.remove(&at);
+        }
+    }
+
+    /// Whether a snapshot reads at an LSN in `from..to`.
+    pub(crate) fn needed(&self, from: Lsn, to: Lsn) -> bool {
+        self.inner.lock().snapshots.range(from..to).next().is_some()
+    }
+
+    /// How many snapshots are held.
+    pub(crate) fn snapshots(&self) -> usize {
+        self.inner.lock().snapshots.values().sum()
+    }
+}

@@ -1,0 +1,360 @@
+//! The store: one file of many named trees.
+
+use crate::batch::Batch;
+use crate::core::{Core, Prepared, TreeChange};
+use crate::directory::NAME_BYTES_MAX;
+use crate::error::Error;
+use crate::io::{Disk, FileDisk, IoPool, OpenError, PoolOptions};
+use crate::options::{Backend, Durability, Options};
+use crate::recovery;
+use crate::snapshot::Snapshot;
+use crate::stats::Stats;
+use crate::threads::Threads;
+use crate::tree::Tree;
+use crate::world::World;
+use dmerkle::format::record::{BatchWriter, Operation};
+use dmerkle::{Generation, Lsn, TreeId};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A store, open. Cheap to clone; all clones are one store.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    threads: Threads,
+}
+
+/// A tree's name and id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeInfo {
+    /// The name that it was created with.
+    pub name: Vec<u8>,
+    /// Never used twice.
+    pub id: TreeId,
+}
+
+impl Store {
+    /// Makes a new store. A crash before this returns leaves no file of this name.
+    pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        let path = path.as_ref();
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(Error::Exists);
+        }
+        let unfinished = unfinished_name(path);
+        match fs::remove_file(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("creating the store's file")(error));
+            }
+            _ => {}
+        }
+        let disk = FileDisk::create(&unfinished)
+            .map_err(|error| open_error(error, "creating the store's file"))?;
+        let world = World::real();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let formatted =
+            recovery::format_disk(&disk, &world, options, now.map_or(0, |past| past.as_secs()));
+        if let Err(error) = formatted {
+            let _ = fs::remove_file(&unfinished);
+            return Err(error);
+        }
+        fs::rename(&unfinished, path).map_err(Error::io("naming the store's file"))?;
+        drop(disk);
+        Self::open(path, options)
+    }
+
+    /// Opens a store for reading and writing. What a crash left is recovered first.
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        let disk = FileDisk::open(path.as_ref())
+            .map_err(|error| open_error(error, "opening the store's file"))?;
+        Self::start(Arc::new(disk), options, false)
+    }
+
+    /// Opens a store for reading what its last crash or close left.
+    pub fn open_read_only(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        let disk = FileDisk::open_read_only(path.as_ref())
+            .map_err(|error| open_error(error, "opening the store's file"))?;
+        Self::start(Arc::new(disk), options, true)
+    }
+
+    fn start(disk: Arc<dyn Disk>, options: &Options, read_only: bool) -> Result<Self, Error> {
+        let pool = IoPool::new(
+            Arc::clone(&disk),
+            PoolOptions {
+                threads: options.io_threads.max(1),
+                backend: match options.backend {
+                    Backend::Auto => crate::io::Backend::Auto,
+                    Backend::Threads => crate::io::Backend::Threads,
+                },
+                ..PoolOptions::default()
+            },
+        )
+        .map_err(Error::io("starting the I/O threads"))?;
+        let core = recovery::open(disk, pool, World::real(), options, read_only)?;
+        let threads = if read_only {
+            Threads::none()
+        } else {
+            Threads::start(&core).map_err(Error::io("starting the store's threads"))?
+        };
+        Ok(Self {
+            inner: Arc::new(Inner { core, threads }),
+        })
+    }
+
+    /// Writes an empty store on a disk of the caller's.
+    #[doc(hidden)]
+    pub fn format_on(disk: &dyn Disk, world: &World, options: &Options) -> Result<(), Error> {
+        recovery::format_disk(disk, world, options, 0)
+    }
+
+    /// Opens the store on a disk of the caller's, without any thread: commits run in the caller,
+    /// and [`Store::step`] does what threads would.
+    #[doc(hidden)]
+    pub fn open_on(disk: Arc<dyn Disk>, world: World, options: &Options) -> Result<Self, Error> {
+        let pool = IoPool::new(
+            Arc::clone(&disk),
+            PoolOptions {
+                backend: crate::io::Backend::Inline,
+                ..PoolOptions::default()
+            },
+        )
+        .map_err(Error::io("starting the I/O pool"))?;
+        let core = recovery::open(disk, pool, world, options, false)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                core,
+                threads: Threads::none(),
+            }),
+        })
+    }
+
+    /// Does one step of a checkpoint, beginning one if none is under way. Whether it ended.
+    #[doc(hidden)]
+    pub fn step(&self) -> Result<bool, Error> {
+        let mut checkpointer = self.core().checkpointer.lock();
+        let stepped = checkpointer.step(self.core())?;
+        Ok(matches!(stepped, crate::checkpoint::Stepped::Done(_)))
+    }
+
+    /// Punches one piece of free space, if there is one worth it. Returns its bytes.
+    #[doc(hidden)]
+    pub fn punch_some(&self) -> Result<u64, Error> {
+        self.core().punch_some()
+    }
+
+    /// Flushes what is buffered.
+    pub fn flush(&self) -> Result<Lsn, Error> {
+        self.core().refuse_writes()?;
+        self.core().flush_log()?;
+        Ok(self.core().queue.lock().durable)
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+
+    /// The tree of a name.
+    pub fn tree(&self, name: &[u8]) -> Result<Tree, Error> {
+        let id = self.core().directory.find(name).ok_or(Error::NoSuchTree)?;
+        Ok(Tree::new(self.core(), id))
+    }
+
+    /// Creates a tree, durably.
+    pub fn create_tree(&self, name: &[u8]) -> Result<Tree, Error> {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(Error::TooLarge {
+                what: "the tree's name",
+                size: name.len() as u64,
+                limit: NAME_BYTES_MAX as u64,
+            });
+        }
+        self.core().refuse_writes()?;
+        let tree = self.core().directory.new_id();
+        let mut record = BatchWriter::new();
+        record.push(&Operation::CreateTree { tree, name });
+        let change = TreeChange::Create {
+            tree,
+            name: name.to_vec(),
+        };
+        self.change_trees(record, change)?;
+        Ok(Tree::new(self.core(), tree))
+    }
+
+    /// The tree of a name, created if it is not there.
+    pub fn tree_or_create(&self, name: &[u8]) -> Result<Tree, Error> {
+        match self.tree(name) {
+            Err(Error::NoSuchTree) => match self.create_tree(name) {
+                Err(Error::TreeExists) => self.tree(name),
+                created => created,
+            },
+            found => found,
+        }
+    }
+
+    /// Drops a tree with all its entries, durably. Its space comes back over the next checkpoints.
+    pub fn drop_tree(&self, name: &[u8]) -> Result<(), Error> {
+        let tree = self.tree(name)?.id();
+        let mut record = BatchWriter::new();
+        record.push(&Operation::DropTree { tree });
+        self.change_trees(record, TreeChange::Drop { tree })
+    }
+
+    fn change_trees(&self, mut record: BatchWriter, change: TreeChange) -> Result<(), Error> {
+        let prepared = Prepared {
+            record: record.finish().to_vec(),
+            trees: Some(change),
+            ..Prepared::default()
+        };
+        self.core().write_prepared(prepared, Durability::Durable)?;
+        Ok(())
+    }
+
+    /// All trees, by name.
+    pub fn trees(&self) -> Vec<TreeInfo> {
+        let list = self.core().directory.list();
+        list.into_iter()
+            .map(|(name, id)| TreeInfo { name, id })
+            .collect()
+    }
+
+    /// Commits a batch over any trees of this store: all of it or nothing.
+    pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Lsn, Error> {
+        self.core().write(batch.changes, durability)
+    }
+
+    /// Commits a batch without waiting for it. `completion` learns its fate once it is as
+    /// `durability` promises, on a thread of the store; it should not wait for anything.
+    pub fn commit_async(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        completion: impl FnOnce(Result<Lsn, Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.core()
+            .write_async(batch.changes, durability, Box::new(completion))
+    }
+
+    /// All trees as they are now, for as long as the snapshot is held.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(self.core())
+    }
+
+    /// Makes everything committed so far part of the tree on disk.
+    pub fn checkpoint(&self) -> Result<Generation, Error> {
+        self.core().checkpoint_now()
+    }
+
+    /// What the store holds and does.
+    pub fn stats(&self) -> Stats {
+        self.core().stats()
+    }
+
+    /// The id of the key that fingerprints are made with: equal ids compare.
+    pub fn fingerprint_key_id(&self) -> u64 {
+        self.core().identity.key.id()
+    }
+
+    /// Checkpoints and closes. Later writes through any handle are refused.
+    pub fn close(self) -> Result<(), Error> {
+        self.inner.close()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), Error> {
+        self.threads.stop(&self.core);
+        if self.core.read_only || self.core.queue.lock().close() {
+            return Ok(());
+        }
+        self.core.close()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Without close() nobody learns of an error; the log holds all that was acknowledged. A
+        // thread that panics leaves the store to its next opening.
+        if !std::thread::panicking() {
+            let _ = self.close();
+        }
+    }
+}
+
+impl Core {
+    /// Checkpoints if anything is newer than the last one, so that the next opening replays
+    /// nothing.
+    fn close(self: &Arc<Self>) -> Result<(), Error> {
+        self.refuse_writes()?;
+        let clean = {
+            let state = self.state.load();
+            state.active.is_empty()
+                && state.frozen.is_none()
+                && !self.directory.has_changes()
+                && !self.checkpointer.lock().is_running()
+        };
+        if clean {
+            return self.flush_log();
+        }
+        self.checkpoint_now().map(|_| ())
+    }
+
+    fn stats(&self) -> Stats {
+        let state = self.state.load();
+        let usage = self.space.usage();
+        let counters = &self.counters;
+        let queue = self.queue.lock();
+        Stats {
+            generation: state.base.generation.0,
+            incarnation: self.identity.incarnation.0,
+            durable_lsn: queue.durable.0,
+            visible_lsn: self.visible().0,
+            log_bytes: self.identity.geometry.ring_bytes,
+            log_used_bytes: queue.used(),
+            log_written_bytes: queue.log_bytes_written,
+            file_bytes: usage.file_bytes,
+            allocated_bytes: usage.allocated_bytes,
+            retired_bytes: usage.retired_bytes,
+            free_bytes: usage.free_bytes,
+            memtable_bytes: state.memtables().map(|table| table.bytes()).sum(),
+            memtable_ops: state.memtables().map(|table| table.ops()).sum(),
+            cache_bytes: self.cache.bytes(),
+            cache_hits: self.cache.hits(),
+            cache_misses: self.cache.misses(),
+            flushes: counters.flushes.load(Ordering::Relaxed),
+            stalls: counters.stalls.load(Ordering::Relaxed),
+            checkpoints: counters.checkpoints.load(Ordering::Relaxed),
+            node_written_bytes: counters.node_bytes_written.load(Ordering::Relaxed),
+            extent_written_bytes: counters.extent_bytes_written.load(Ordering::Relaxed),
+            punched_bytes: counters.punched_bytes.load(Ordering::Relaxed),
+            snapshots: self.registry.snapshots() as u64,
+            trees: self.directory.list().len() as u64,
+            direct_io: self.disk.is_direct(),
+            backend: self.pool.backend(),
+            poisoned: self.refuse_writes().err().and_then(|error| match error {
+                Error::Poisoned { cause, .. } => Some(cause.to_string()),
+                _ => None,
+            }),
+        }
+    }
+}
+
+fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unfinished");
+    name.into()
+}
+
+fn open_error(error: OpenError, doing: &'static str) -> Error {
+    match error {
+        OpenError::Locked => Error::Locked,
+        OpenError::NotAFile => Error::NotAStore("it is not a regular file"),
+        OpenError::Io(error) => Error::io(doing)(error),
+    }
+}

@@ -1,0 +1,201 @@
+//! The threads that call what the core offers: one leads the log when callers do not, one runs
+//! checkpoints and gives space back. They decide nothing that a caller could not.
+
+use crate::checkpoint::Stepped;
+use crate::core::Core;
+use crate::error::Error;
+use crate::queue::Queue;
+use crate::state::State;
+use parking_lot::{Mutex, MutexGuard};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How long a buffered commit waits for its flush.
+const BUFFERED_MS: u64 = 1000;
+
+/// How often the maintenance thread looks whether something is due.
+const TICK_MS: u64 = 200;
+
+/// How long it waits after a checkpoint that failed and may be tried again.
+const RETRY_MS: u64 = 1000;
+
+/// Runs of free space that are worth a hole, and how much of one is punched at once.
+const PUNCH_BYTES_MIN: u64 = 256 * 1024;
+const PUNCH_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes newly retired that make a checkpoint due: a twentieth of what is live, at least this.
+const RETIRED_BYTES_MIN: u64 = 64 << 20;
+
+/// The threads of an open store.
+pub(crate) struct Threads {
+    stop: Arc<AtomicBool>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    /// None: the callers do everything.
+    pub(crate) fn none() -> Self {
+        Self {
+            stop: Arc::default(),
+            handles: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
+        let threads = Self::none();
+        type Body = fn(&Arc<Core>, &AtomicBool);
+        let bodies: [(&str, Body); 2] = [
+            ("dynomite-log", lead_the_log),
+            ("dynomite-checkpoint", maintain),
+        ];
+        for (name, body) in bodies {
+            let (core, stop) = (Arc::clone(core), Arc::clone(&threads.stop));
+            let handle = thread::Builder::new()
+                .name(name.into())
+                .spawn(move || body(&core, &stop))?;
+            threads.handles.lock().push(handle);
+        }
+        core.threaded.store(true, Ordering::Release);
+        Ok(threads)
+    }
+
+    /// Lets the threads end what they are doing, and waits for them.
+    pub(crate) fn stop(&self, core: &Core) {
+        self.stop.store(true, Ordering::Release);
+        core.threaded.store(false, Ordering::Release);
+        {
+            // Under the lock, so that nobody is between looking at `stop` and going to sleep.
+            let _queue = core.queue.lock();
+            core.log_work.notify_all();
+            core.maintenance_work.notify_all();
+        }
+        for handle in self.handles.lock().drain(..) {
+            let _ = handle.join();
+        }
+    }
+}
+
+/// Leads whenever batches wait and nobody leads, or buffered ones have waited long enough.
+fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
+    let mut queue = core.queue.lock();
+    loop {
+        let due = buffered_due(core, &queue);
+        if !queue.writing && (queue.has_waiting() || due == Some(0)) {
+            // A failure poisons the store and is told to all who wait.
+            let _ = core.lead(queue);
+            queue = core.queue.lock();
+        } else if stop.load(Ordering::Acquire) {
+            return;
+        } else if let Some(ms) = due.filter(|ms| *ms > 0) {
+            core.log_work
+                .wait_for(&mut queue, Duration::from_millis(ms));
+        } else {
+            core.log_work.wait(&mut queue);
+        }
+    }
+}
+
+/// Milliseconds until buffered commits must be flushed.
+fn buffered_due(core: &Core, queue: &Queue) -> Option<u64> {
+    let since = queue.buffered_since_ms?;
+    let waited = core.world.clock.now_ms().saturating_sub(since);
+    Some(BUFFERED_MS.saturating_sub(waited))
+}
+
+/// Runs checkpoints when they are due, and punches in between.
+fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
+    let mut last_ms = core.world.clock.now_ms();
+    loop {
+        {
+            let mut queue = core.queue.lock();
+            if stop.load(Ordering::Acquire) {
+                return;
+            }
+            if !core.checkpoint_presses(&queue, &core.state.load()) {
+                core.maintenance_work
+                    .wait_for(&mut queue, Duration::from_millis(TICK_MS));
+            }
+        }
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        if is_due(core, last_ms) {
+            last_ms = core.world.clock.now_ms();
+            if let Err(error) = checkpoint_paced(core) {
+                core.report_checkpoint(Some(error));
+                thread::sleep(Duration::from_millis(RETRY_MS));
+            } else {
+                core.report_checkpoint(None);
+            }
+        } else {
+            core.release_retired();
+        }
+        if core.options.punch {
+            punch(core, stop);
+        }
+    }
+}
+
+fn is_due(core: &Arc<Core>, last_ms: u64) -> bool {
+    if core.refuse_writes().is_err() {
+        return false;
+    }
+    let queue: MutexGuard<'_, Queue> = core.queue.lock();
+    let state: arc_swap::Guard<Arc<State>> = core.state.load();
+    if core.checkpoint_presses(&queue, &state) {
+        return true;
+    }
+    drop(queue);
+    let idle = state.active.is_empty() && !core.directory.has_changes();
+    if idle {
+        return false;
+    }
+    let waited = core.world.clock.now_ms().saturating_sub(last_ms);
+    let usage = core.space.usage();
+    let much = RETIRED_BYTES_MIN.max(usage.allocated_bytes / 20);
+    waited >= core.options.checkpoint_ms || core.superseded_bytes() > much
+}
+
+/// A whole checkpoint, the lock given up between steps so that others may look in.
+fn checkpoint_paced(core: &Arc<Core>) -> Result<(), Error> {
+    loop {
+        let stepped = core.checkpointer.lock().step(core)?;
+        if matches!(stepped, Stepped::Done(_)) {
+            return Ok(());
+        }
+    }
+}
+
+/// Gives free space back, piece by piece, as long as nobody commits.
+fn punch(core: &Arc<Core>, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) && !core.queue.lock().writing {
+        match core.punch_some() {
+            Ok(bytes) if bytes > 0 => {}
+            // Nothing to give back, or a file system that takes nothing back.
+            _ => return,
+        }
+    }
+}
+
+impl Core {
+    /// Punches one piece of free space while more is free than a 25th of what is live.
+    pub(crate) fn punch_some(&self) -> Result<u64, Error> {
+        self.refuse_writes()?;
+        let unit = self.identity.geometry.unit();
+        let units = |bytes: u64| u32::try_from((bytes / unit).max(1)).expect("1 MiB of units");
+        let keep = self.space.usage().allocated_bytes / unit / 25;
+        let bytes = self.space.punch(
+            self.disk.as_ref(),
+            units(PUNCH_BYTES_MIN),
+            units(PUNCH_BYTES_MAX),
+            keep,
+        )?;
+        self.counters
+            .punched_bytes
+            .fetch_add(bytes, Ordering::Relaxed);
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,207 @@
+//! A named tree of a store.
+
+use crate::batch::{Change, NewEntry};
+use crate::core::Core;
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::extents::{ExtentWriter, Written, read_extent};
+use crate::options::Durability;
+use crate::snapshot::Snapshot;
+use crate::view::View;
+use crate::write::Decision;
+use dmerkle::format::body::{BodyRef, INLINE_ALWAYS_BYTES, PartRef};
+use dmerkle::{Lsn, Summary, TreeId};
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// A tree: keys in the order of their bytes, each with an entry. Cheap to clone.
+#[derive(Clone)]
+pub struct Tree {
+    core: Arc<Core>,
+    id: TreeId,
+}
+
+impl std::fmt::Debug for Tree {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tree({})", self.id)
+    }
+}
+
+impl Tree {
+    pub(crate) fn new(core: &Arc<Core>, id: TreeId) -> Self {
+        Self {
+            core: Arc::clone(core),
+            id,
+        }
+    }
+
+    /// The tree's id, never used twice in a store.
+    pub fn id(&self) -> TreeId {
+        self.id
+    }
+
+    /// The tree's name, unless it was dropped.
+    pub fn name(&self) -> Option<Vec<u8>> {
+        self.core.directory.name_of(self.id)
+    }
+
+    /// The value of a key: the first part of its entry, verified. An entry without parts (a
+    /// tombstone) has none.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let found = self.core.find_newest(self.id, key, |_, body: BodyRef<'_>| {
+            match body.parts().next() {
+                None => Ok(None),
+                Some(PartRef::Inline(bytes)) => Ok(Some(bytes.to_vec())),
+                Some(PartRef::Extent(extent)) => read_extent(&self.core, extent).map(Some),
+            }
+        })?;
+        found.unwrap_or(Ok(None))
+    }
+
+    /// The values of many keys, all as of one moment.
+    pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let snapshot = Snapshot::take(&self.core);
+        keys.iter().map(|key| snapshot.get(self, key)).collect()
+    }
+
+    /// The entry of a key: meta, and parts to be read when wanted.
+    pub fn entry(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        View::newest_entry(&self.core, self.id, key).map(|(entry, _)| entry)
+    }
+
+    /// Whether there is an entry.
+    pub fn has(&self, key: &[u8]) -> Result<bool, Error> {
+        let found = self.core.find_newest(self.id, key, |_, _| ())?;
+        Ok(found.is_some())
+    }
+
+    /// Sets the value of a key, with the store's default durability.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Lsn, Error> {
+        self.put_entry(key, NewEntry::plain(value), self.core.options.durability)
+    }
+
+    /// Sets the entry of a key.
+    pub fn put_entry(
+        &self,
+        key: &[u8],
+        entry: NewEntry,
+        durability: Durability,
+    ) -> Result<Lsn, Error> {
+        let changes = vec![(self.id, key.to_vec(), Change::Put(entry))];
+        self.core.write(changes, durability)
+    }
+
+    /// Removes the entry of a key; one that is not there is no error.
+    pub fn delete(&self, key: &[u8]) -> Result<Lsn, Error> {
+        let changes = vec![(self.id, key.to_vec(), Change::Delete)];
+        self.core.write(changes, self.core.options.durability)
+    }
+
+    /// Removes all entries in `low..high` (no upper bound if `None`), a few thousand per commit.
+    /// Each commit is atomic, the whole is not. Returns how many there were.
+    pub fn delete_range(&self, low: &[u8], high: Option<&[u8]>) -> Result<u64, Error> {
+        const AT_ONCE: usize = 1000;
+        let snapshot = Snapshot::take(&self.core);
+        let mut entries = snapshot.range(self, low, high);
+        let mut removed = 0;
+        loop {
+            let mut changes = Vec::new();
+            for entry in entries.by_ref().take(AT_ONCE) {
+                changes.push((self.id, entry?.key().to_vec(), Change::Delete));
+            }
+            if changes.is_empty() {
+                return Ok(removed);
+            }
+            removed += changes.len() as u64;
+            self.core.write(changes, self.core.options.durability)?;
+        }
+    }
+
+    /// Reads the entry of a key and commits what `decide` makes of it, if it has not changed in
+    /// between; else asks again. The closure runs under no lock and may run more than once.
+    pub fn update(
+        &self,
+        key: &[u8],
+        durability: Durability,
+        decide: impl FnMut(Option<&Entry>) -> Result<Decision, Error>,
+    ) -> Result<Lsn, Error> {
+        self.core.update(self.id, key, durability, decide)
+    }
+
+    /// Sets the entry of a key if `condition` holds of the one that is there; else
+    /// [`Error::ConditionFailed`].
+    pub fn put_if(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        condition: impl Fn(Option<&Entry>) -> bool,
+    ) -> Result<Lsn, Error> {
+        self.update(key, self.core.options.durability, |old| {
+            if condition(old) {
+                Ok(Decision::Put(NewEntry::plain(value)))
+            } else {
+                Err(Error::ConditionFailed)
+            }
+        })
+    }
+
+    /// A stream for a part of exactly `length` bytes, to be named later by a
+    /// [`crate::NewPart::Written`]. Dropped unfinished, it gives its space back at once.
+    pub fn writer(&self, length: u64) -> Result<Writer, Error> {
+        if length <= INLINE_ALWAYS_BYTES as u64 {
+            return Err(Error::BadOption("parts of 1024 bytes and less are not streamed"));
+        }
+        Ok(Writer {
+            inner: ExtentWriter::new(&self.core, length)?,
+        })
+    }
+
+    /// Count and fingerprint of the entries in `low..high` as they are now.
+    pub fn fingerprint(&self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Error> {
+        Snapshot::take(&self.core).fingerprint(self, low, high)
+    }
+
+    /// How many entries there are now.
+    pub fn count(&self) -> Result<u64, Error> {
+        Ok(self.fingerprint(&[], None)?.count)
+    }
+}
+
+/// Writes one large part as a stream. The part must be over 1024 bytes and at most 256 MiB.
+pub struct Writer {
+    inner: ExtentWriter,
+}
+
+impl Writer {
+    /// Bytes that are still to come.
+    pub fn missing(&self) -> u64 {
+        self.inner.missing()
+    }
+
+    /// Takes the next bytes.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if bytes.len() as u64 > self.inner.missing() {
+            return Err(Error::BadOption("more bytes than the writer was made for"));
+        }
+        self.inner.write(bytes)
+    }
+
+    /// The part, ready to be named by an entry.
+    pub fn finish(self) -> Result<Written, Error> {
+        if self.inner.missing() > 0 {
+            return Err(Error::BadOption("fewer bytes than the writer was made for"));
+        }
+        self.inner.finish()
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

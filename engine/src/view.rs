@@ -1,0 +1,165 @@
+//! Reading: the memtables of a state first, then its base.
+//!
+//! Invariants: a view's state and LSN belong together (see [`Core::consistent`]); the state is held
+//! for as long as anything read from it is used, so no block of it is reused meanwhile.
+
+use crate::cache::{CachedNode, read_node};
+use crate::core::Core;
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::memtable::{Op, Probe, full_key};
+use crate::state::State;
+use dmerkle::format::body::BodyRef;
+use dmerkle::format::pointer::Pointer;
+use dmerkle::tree::{Lookup, Root, Step};
+use dmerkle::{Lsn, TreeId};
+use std::sync::Arc;
+
+/// A state, and the LSN to read it at.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub(crate) core: Arc<Core>,
+    pub(crate) state: Arc<State>,
+    pub(crate) at: Lsn,
+}
+
+/// What the memtables say of a key.
+enum Newer {
+    /// Nothing: ask the base.
+    Nothing,
+    /// The reader was overtaken: read the visible LSN again.
+    Overtaken,
+    Found(Op),
+}
+
+impl Core {
+    /// A node of a tree, from the cache or the disk.
+    pub(crate) fn node(&self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
+        if let Some(node) = self.cache.get(pointer) {
+            return Ok(node);
+        }
+        let node = read_node(self.disk.as_ref(), &self.identity.geometry, tree, pointer)?;
+        self.cache.insert(pointer, &node);
+        Ok(node)
+    }
+
+    /// Calls `found` with the body of a key in a base, if there is one.
+    pub(crate) fn find_in_base<R>(
+        &self,
+        tree: TreeId,
+        root: &Root,
+        key: &[u8],
+        found: impl FnOnce(BodyRef<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        if root.pointer.is_none() {
+            return Ok(None);
+        }
+        let mut lookup = Lookup::new(key);
+        let mut node = self.node(tree, &root.pointer)?;
+        loop {
+            let next = match lookup.step(&node)? {
+                Step::Need(pointer) => self.node(tree, &pointer)?,
+                Step::Found(body) => return Ok(Some(found(body))),
+                Step::Absent => return Ok(None),
+            };
+            node = next;
+        }
+    }
+
+    /// Calls `found` with the newest visible body of a key, if there is one. The state it was
+    /// read from is held while `found` runs.
+    pub(crate) fn find_newest<R>(
+        self: &Arc<Self>,
+        tree: TreeId,
+        key: &[u8],
+        found: impl FnOnce(&Arc<State>, BodyRef<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        loop {
+            let state = self.state.load();
+            let at = self.visible();
+            match newer(&state, tree, key, at) {
+                Newer::Overtaken if self.visible() > at => {}
+                Newer::Found(Op::Put { body, .. }) => {
+                    return Ok(Some(found(&state, BodyRef::trusted(&body))));
+                }
+                Newer::Found(Op::Delete) => return Ok(None),
+                Newer::Nothing | Newer::Overtaken => {
+                    let root = state.base.root(tree);
+                    return self.find_in_base(tree, &root, key, |body| found(&state, body));
+                }
+            }
+        }
+    }
+}
+
+fn newer(state: &State, tree: TreeId, key: &[u8], at: Lsn) -> Newer {
+    let mut full = None;
+    let mut overtaken = false;
+    for table in state.memtables().filter(|table| !table.is_empty()) {
+        let full = full.get_or_insert_with(|| full_key(tree, key));
+        match table.probe(full, at) {
+            Probe::Nothing => {}
+            Probe::TooNew => overtaken = true,
+            Probe::Found(op) => return Newer::Found(op),
+        }
+    }
+    if overtaken {
+        Newer::Overtaken
+    } else {
+        Newer::Nothing
+    }
+}
+
+impl View {
+    /// The newest consistent view, not registered: fit for one key, whose versions may leave.
+    pub(crate) fn newest(core: &Arc<Core>) -> Self {
+        let (state, at) = core.consistent(false);
+        Self {
+            core: Arc::clone(core),
+            state,
+            at,
+        }
+    }
+
+    /// The entry of a key. `Err(None)` when the view is not registered and was overtaken.
+    fn try_entry(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        registered: bool,
+    ) -> Result<Option<Entry>, Option<Error>> {
+        match newer(&self.state, tree, key, self.at) {
+            Newer::Overtaken if !registered && self.core.visible() > self.at => Err(None),
+            Newer::Found(Op::Put { body, .. }) => Ok(Some(Entry::new(self, key, body))),
+            Newer::Found(Op::Delete) => Ok(None),
+            Newer::Nothing | Newer::Overtaken => self
+                .core
+                .find_in_base(tree, &self.state.base.root(tree), key, |body| {
+                    Entry::new(self, key, body.as_bytes().into())
+                })
+                .map_err(Some),
+        }
+    }
+
+    /// The entry of a key in a view that is registered.
+    pub(crate) fn entry(&self, tree: TreeId, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.try_entry(tree, key, true)
+            .map_err(|error| error.unwrap_or(Error::SnapshotExpired))
+    }
+
+    /// The newest entry of a key, and the view that shows it.
+    pub(crate) fn newest_entry(
+        core: &Arc<Core>,
+        tree: TreeId,
+        key: &[u8],
+    ) -> Result<(Option<Entry>, Self), Error> {
+        loop {
+            let view = Self::newest(core);
+            match view.try_entry(tree, key, false) {
+                Ok(entry) => return Ok((entry, view)),
+                Err(Some(error)) => return Err(error),
+                Err(None) => {}
+            }
+        }
+    }
+}

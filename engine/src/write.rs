@@ -1,0 +1,257 @@
+//! From what a writer wants to a batch that can join: limits, extents, record, fingerprints.
+//! Everything slow happens here, in the caller's thread and under no lock.
+
+use crate::batch::{Change, NewEntry, NewPart};
+use crate::core::{Condition, Core, Joined, Prepared, Refused};
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::extents::{Written, write_extent};
+use crate::memtable::{Op, full_key};
+use crate::options::Durability;
+use crate::queue::Completion;
+use crate::view::View;
+use dmerkle::format::body::{
+    BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX,
+};
+use dmerkle::format::record::{BatchWriter, Operation, Replaced};
+use dmerkle::{Lsn, TreeId};
+use std::sync::Arc;
+
+/// Changes of a batch, as they come from the public types.
+pub(crate) type Changes = Vec<(TreeId, Vec<u8>, Change)>;
+
+/// What an `update`'s closure decides.
+#[derive(Debug)]
+pub enum Decision {
+    /// The entry is this now.
+    Put(NewEntry),
+    /// There is no entry now.
+    Delete,
+    /// All stays as it is.
+    Leave,
+}
+
+/// A prepared batch and the extents that it names.
+struct Ready {
+    prepared: Prepared,
+    extents: Vec<Written>,
+}
+
+impl Core {
+    /// Commits changes blindly.
+    pub(crate) fn write(
+        self: &Arc<Self>,
+        changes: Changes,
+        durability: Durability,
+    ) -> Result<Lsn, Error> {
+        self.refuse_writes()?;
+        if changes.is_empty() {
+            return Ok(self.visible());
+        }
+        let ready = self.prepare(changes, None, None)?;
+        let joined = self.join_ready(ready, durability, None).map_err(final_error)?;
+        self.settle(&joined, durability)?;
+        Ok(joined.end)
+    }
+
+    /// Commits a batch that is prepared already.
+    pub(crate) fn write_prepared(
+        self: &Arc<Self>,
+        prepared: Prepared,
+        durability: Durability,
+    ) -> Result<Lsn, Error> {
+        let joined = self.join(prepared, durability, None).map_err(final_error)?;
+        self.settle(&joined, durability)?;
+        Ok(joined.end)
+    }
+
+    /// Commits changes and calls `completion` with their fate.
+    pub(crate) fn write_async(
+        self: &Arc<Self>,
+        changes: Changes,
+        durability: Durability,
+        completion: Completion,
+    ) -> Result<(), Error> {
+        self.refuse_writes()?;
+        let ready = self.prepare(changes, None, None)?;
+        let joined = self
+            .join_ready(ready, durability, Some(completion))
+            .map_err(final_error)?;
+        self.hurry(&joined, durability)
+    }
+
+    /// Reads an entry, lets `decide` say what becomes of it, and commits that if the entry has
+    /// not changed in between; else it does so again.
+    pub(crate) fn update(
+        self: &Arc<Self>,
+        tree: TreeId,
+        key: &[u8],
+        durability: Durability,
+        mut decide: impl FnMut(Option<&Entry>) -> Result<Decision, Error>,
+    ) -> Result<Lsn, Error> {
+        loop {
+            self.refuse_writes()?;
+            let (old, view) = View::newest_entry(self, tree, key)?;
+            let change = match decide(old.as_ref())? {
+                Decision::Put(entry) => Change::Put(entry),
+                Decision::Delete => Change::Delete,
+                Decision::Leave => return Ok(view.at),
+            };
+            let condition = Condition {
+                full: full_key(tree, key),
+                since: view.at,
+            };
+            let changes = vec![(tree, key.to_vec(), change)];
+            let ready = self.prepare(changes, Some(old.as_ref()), Some(condition))?;
+            match self.join_ready(ready, durability, None) {
+                Ok(joined) => {
+                    self.settle(&joined, durability)?;
+                    return Ok(joined.end);
+                }
+                Err(Refused::Changed) => {}
+                Err(Refused::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn join_ready(
+        self: &Arc<Self>,
+        ready: Ready,
+        durability: Durability,
+        completion: Option<Completion>,
+    ) -> Result<Joined, Refused> {
+        for (index, extent) in ready.extents.iter().enumerate() {
+            if let Err(error) = extent.claim() {
+                ready.extents[..index].iter().for_each(Written::unclaim);
+                return Err(error.into());
+            }
+        }
+        let joined = self.join(ready.prepared, durability, completion);
+        if joined.is_err() {
+            ready.extents.iter().for_each(Written::unclaim);
+        }
+        joined
+    }
+
+    /// Encodes a batch. `old` is the one entry that the changes' single key has now, if that was
+    /// read: parts may be kept from it, and the record says what is replaced.
+    fn prepare(
+        self: &Arc<Self>,
+        mut changes: Changes,
+        old: Option<Option<&Entry>>,
+        condition: Option<Condition>,
+    ) -> Result<Ready, Error> {
+        // Of several changes of one key the last one counts: a stable sort keeps their order.
+        changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let replaced = match old {
+            None => Replaced::Unknown,
+            Some(None) => Replaced::Absent,
+            Some(Some(entry)) => Replaced::Fingerprint(entry.fingerprint()),
+        };
+        let mut record = BatchWriter::new();
+        let mut ops = Vec::with_capacity(changes.len());
+        let mut extents = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while let Some((tree, key, change)) = changes.next() {
+            limit("the key", key.len(), KEY_BYTES_MAX)?;
+            if changes.peek().is_some_and(|next| next.0 == tree && next.1 == key) {
+                continue;
+            }
+            let op = match change {
+                Change::Delete => {
+                    record.push(&Operation::Delete {
+                        tree,
+                        key: &key,
+                        replaced,
+                    });
+                    Op::Delete
+                }
+                Change::Put(entry) => {
+                    let body = self.body_of(entry, old.flatten(), &mut extents)?;
+                    let body_ref = BodyRef::trusted(&body);
+                    record.push(&Operation::Put {
+                        tree,
+                        key: &key,
+                        body: body_ref,
+                        replaced,
+                    });
+                    let fingerprint = self.identity.key.of_entry(&key, body_ref);
+                    Op::Put {
+                        body: body.into(),
+                        fingerprint,
+                    }
+                }
+            };
+            ops.push((full_key(tree, &key).into(), op));
+        }
+        Ok(Ready {
+            prepared: Prepared {
+                record: record.finish().to_vec(),
+                ops,
+                trees: None,
+                condition,
+            },
+            extents,
+        })
+    }
+
+    /// Encodes an entry; parts too long for a leaf are written.
+    fn body_of(
+        self: &Arc<Self>,
+        entry: NewEntry,
+        old: Option<&Entry>,
+        extents: &mut Vec<Written>,
+    ) -> Result<Vec<u8>, Error> {
+        limit("the meta", entry.meta.len(), META_BYTES_MAX)?;
+        limit("the number of parts", entry.parts.len(), PARTS_MAX)?;
+        let mut body = BodyBuilder::new(&entry.meta);
+        for part in entry.parts {
+            match part {
+                NewPart::Bytes(bytes) if bytes.len() <= INLINE_ALWAYS_BYTES => {
+                    body.inline(&bytes);
+                }
+                NewPart::Bytes(bytes) => {
+                    let written = write_extent(self, &bytes)?;
+                    body.extent(written.reference());
+                    extents.push(written);
+                }
+                NewPart::Written(written) => {
+                    if !written.belongs_to(self) {
+                        return Err(Error::BadOption(
+                            "the part was written in another store",
+                        ));
+                    }
+                    body.extent(written.reference());
+                    extents.push(written);
+                }
+                NewPart::Keep(index) => {
+                    let kept = old.and_then(|old| old.body().parts().nth(index));
+                    let kept = kept.ok_or(Error::BadOption(
+                        "a part can be kept only of the entry that an update was shown",
+                    ))?;
+                    body.part(kept);
+                }
+            }
+        }
+        Ok(body.finish())
+    }
+}
+
+fn limit(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {
+    if size > limit {
+        return Err(Error::TooLarge {
+            what,
+            size: size as u64,
+            limit: limit as u64,
+        });
+    }
+    Ok(())
+}
+
+/// A batch without a condition is never refused for one.
+fn final_error(refused: Refused) -> Error {
+    match refused {
+        Refused::Error(error) => error,
+        Refused::Changed => Error::ConditionFailed,
+    }
+}

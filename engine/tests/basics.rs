@@ -1,0 +1,201 @@
+//! The store as a user meets it, on a real file: what is put is got, across closing and reopening.
+
+use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+fn small() -> Options {
+    Options {
+        log_bytes: 1 << 20,
+        memtable_bytes: 1 << 20,
+        cache_bytes: 8 << 20,
+        ..Options::default()
+    }
+}
+
+/// A folder beside the build, where direct I/O usually works.
+fn folder() -> (TempDir, PathBuf) {
+    let program = std::env::current_exe().unwrap();
+    let dir = TempDir::new_in(program.parent().unwrap()).unwrap();
+    let path = dir.path().join("store");
+    (dir, path)
+}
+
+fn value(seed: u32, len: usize) -> Vec<u8> {
+    let mut state = u64::from(seed) * 2 + 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+#[test]
+fn what_was_put_is_there_after_closing_and_after_dropping() {
+    let (_dir, path) = folder();
+    let sizes = [0, 1, 100, 1024, 1025, 4096, 70_000, 3_000_000];
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    for (i, size) in sizes.iter().enumerate() {
+        let key = format!("key {i}");
+        tree.put(key.as_bytes(), &value(i as u32, *size)).unwrap();
+    }
+    let check = |store: &Store| {
+        let tree = store.tree(b"t").unwrap();
+        for (i, size) in sizes.iter().enumerate() {
+            let got = tree.get(format!("key {i}").as_bytes()).unwrap();
+            assert_eq!(got, Some(value(i as u32, *size)), "key {i}");
+        }
+        assert_eq!(tree.count().unwrap(), sizes.len() as u64);
+        assert_eq!(tree.get(b"nothing").unwrap(), None);
+    };
+    check(&store);
+    store.checkpoint().unwrap();
+    check(&store);
+    store.close().unwrap();
+    drop(tree);
+    let store = Store::open(&path, &small()).unwrap();
+    check(&store);
+    store.tree(b"t").unwrap().put(b"key 0", b"").unwrap();
+    drop(store);
+    let store = Store::open(&path, &small()).unwrap();
+    check(&store);
+}
+
+#[test]
+fn many_small_puts_survive_many_checkpoints() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    for round in 0..20u32 {
+        let mut batch = Batch::new();
+        for i in 0..1000u32 {
+            let key = format!("{:08}", i.wrapping_mul(2_654_435_761) % 10_000);
+            batch.put(&tree, key.as_bytes(), value(round * 1000 + i, 50));
+        }
+        store.commit(batch, Durability::Buffered).unwrap();
+    }
+    let count = tree.count().unwrap();
+    let summary = tree.fingerprint(b"", None).unwrap();
+    store.checkpoint().unwrap();
+    assert_eq!(tree.count().unwrap(), count);
+    assert_eq!(tree.fingerprint(b"", None).unwrap(), summary);
+    let forward: Vec<_> = store
+        .snapshot()
+        .range(&tree, b"", None)
+        .map(|entry| entry.unwrap().key().to_vec())
+        .collect();
+    assert_eq!(forward.len() as u64, count);
+    assert!(forward.is_sorted());
+    let mut back: Vec<_> = store
+        .snapshot()
+        .range_back(&tree, b"", None)
+        .map(|entry| entry.unwrap().key().to_vec())
+        .collect();
+    back.reverse();
+    assert_eq!(forward, back);
+    assert_eq!(tree.delete_range(b"", None).unwrap(), count);
+    assert_eq!(tree.count().unwrap(), 0);
+}
+
+#[test]
+fn an_update_adds_a_part_and_keeps_the_others_in_place() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let first = value(1, 50_000);
+    tree.put(b"k", &first).unwrap();
+    store.checkpoint().unwrap();
+    tree.update(b"k", Durability::Durable, |old| {
+        assert_eq!(old.unwrap().parts_len(), 1);
+        let entry = NewEntry::with_meta(*b"two")
+            .part(NewPart::Keep(0))
+            .part(NewPart::Bytes(value(2, 60_000)));
+        Ok(Decision::Put(entry))
+    })
+    .unwrap();
+    for _ in 0..2 {
+        let entry = tree.entry(b"k").unwrap().unwrap();
+        assert_eq!(entry.meta(), b"two");
+        assert_eq!(entry.part(0).unwrap().unwrap(), first);
+        assert_eq!(entry.part(1).unwrap().unwrap(), value(2, 60_000));
+        store.checkpoint().unwrap();
+    }
+    let failed = tree.put_if(b"k", b"x", |old| old.is_none());
+    assert!(matches!(failed, Err(Error::ConditionFailed)));
+}
+
+#[test]
+fn a_snapshot_shows_what_was_there_when_it_was_taken() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    tree.put(b"a", &value(1, 5000)).unwrap();
+    let snapshot = store.snapshot();
+    for round in 0..5 {
+        tree.put(b"a", &value(2 + round, 5000)).unwrap();
+        tree.put(b"b", b"new").unwrap();
+        store.checkpoint().unwrap();
+    }
+    assert_eq!(snapshot.get(&tree, b"a").unwrap(), Some(value(1, 5000)));
+    assert_eq!(snapshot.get(&tree, b"b").unwrap(), None);
+    assert_eq!(tree.get(b"a").unwrap(), Some(value(6, 5000)));
+}
+
+#[test]
+fn a_second_opener_is_told_that_the_store_is_open() {
+    let (_dir, path) = folder();
+    let _store = Store::create(&path, &small()).unwrap();
+    assert!(matches!(Store::open(&path, &small()), Err(Error::Locked)));
+    assert!(matches!(Store::create(&path, &small()), Err(Error::Exists)));
+}
+
+#[test]
+fn writers_on_many_threads_lose_nothing() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8u32 {
+            let tree = tree.clone();
+            scope.spawn(move || {
+                for i in 0..300u32 {
+                    let key = format!("{thread} {i}");
+                    let len = if i % 7 == 0 { 9000 } else { 80 };
+                    tree.put(key.as_bytes(), &value(thread * 1000 + i, len)).unwrap();
+                    assert!(tree.has(key.as_bytes()).unwrap());
+                }
+            });
+        }
+        for _ in 0..2 {
+            let tree = tree.clone();
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    tree.update(b"counter", Durability::Buffered, |old| {
+                        let old = old.map_or(0, |old| {
+                            let bytes = old.part(0).unwrap().unwrap();
+                            u32::from_le_bytes(bytes.try_into().unwrap())
+                        });
+                        Ok(Decision::Put(NewEntry::plain((old + 1).to_le_bytes())))
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    let counter = tree.get(b"counter").unwrap().unwrap();
+    assert_eq!(u32::from_le_bytes(counter.try_into().unwrap()), 400);
+    drop(tree);
+    drop(store);
+    let store = Store::open(&path, &small()).unwrap();
+    let tree = store.tree(b"t").unwrap();
+    assert_eq!(tree.count().unwrap(), 8 * 300 + 1);
+    for thread in 0..8u32 {
+        for i in 0..300u32 {
+            let len = if i % 7 == 0 { 9000 } else { 80 };
+            let got = tree.get(format!("{thread} {i}").as_bytes()).unwrap();
+            assert_eq!(got, Some(value(thread * 1000 + i, len)));
+        }
+    }
+}

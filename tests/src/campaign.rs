@@ -1,0 +1,277 @@
+//! Many histories on all threads, from one seed.
+//!
+//! First every history of up to `exhaust` operations out of the subject's kinds, then random ones
+//! until the states are enough. A history depends on the run's seed and its own number alone, so
+//! that the report of a violation can be repeated; the shortest history that shows it is looked
+//! for by leaving out operations.
+
+use crate::check::{Meter, Stop, Thoroughness, Violation, check_history};
+use crate::rng::Rng;
+use crate::subject::Subject;
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Campaign {
+    /// The seed of everything.
+    pub seed: u64,
+    /// States of random histories to try; the exhausted ones come on top.
+    pub states: u64,
+    /// Try every history of up to so many operations.
+    pub exhaust: u32,
+    /// The planted bug to run with.
+    pub bug: Option<usize>,
+    /// Threads.
+    pub threads: usize,
+    /// Whether to show no progress.
+    pub quiet: bool,
+}
+
+/// What came of it.
+pub struct Outcome<S: Subject> {
+    /// States tried.
+    pub states: u64,
+    /// Histories tried.
+    pub histories: u64,
+    /// How long it took, the search for a shorter history left out.
+    pub took: Duration,
+    /// The violation, if there was one.
+    pub found: Option<Found<S>>,
+}
+
+/// A violation with the history that shows it.
+pub struct Found<S: Subject> {
+    /// The run's seed.
+    pub seed: u64,
+    /// Which history of the run.
+    pub history: u64,
+    /// The shortest history that was found to show it.
+    pub ops: Vec<S::Op>,
+    /// What it shows.
+    pub violation: Violation,
+}
+
+/// How long the search for a shorter history may take.
+const SHRINK: Duration = Duration::from_secs(5);
+
+/// Operations of a random history, at most.
+const RANDOM_OPS: u64 = 10;
+
+struct History<S: Subject> {
+    ops: Vec<S::Op>,
+    how: Thoroughness,
+    seed: u64,
+}
+
+impl Campaign {
+    /// On two threads, quiet.
+    pub fn new(seed: u64, states: u64) -> Self {
+        Self {
+            seed,
+            states,
+            exhaust: 0,
+            bug: None,
+            threads: 2,
+            quiet: true,
+        }
+    }
+
+    /// How many histories `exhaust` means.
+    fn exhaustive<S: Subject>(&self) -> u64 {
+        let kinds = S::KINDS.len() as u64;
+        match self.exhaust {
+            0 => 0,
+            most => (0..=most).map(|length| kinds.pow(length)).sum(),
+        }
+    }
+
+    /// The history of a number.
+    fn history<S: Subject>(&self, number: u64) -> History<S> {
+        let mut rng = Rng::new(self.seed.wrapping_mul(0x9e37_79b9).wrapping_add(number));
+        let exhaustive = self.exhaustive::<S>();
+        let kinds = S::KINDS.len() as u64;
+        if number >= exhaustive {
+            let length = rng.below(RANDOM_OPS) + 1;
+            let ops = (0..length)
+                .map(|_| S::op(rng.index(S::KINDS.len()), &mut rng))
+                .collect();
+            let mut how = Thoroughness::RANDOM;
+            how.creation = rng.one_in(32);
+            if rng.one_in(64) {
+                how.limits = Thoroughness::WHOLE.limits;
+            }
+            let seed = rng.number();
+            return History { ops, how, seed };
+        }
+        let (mut length, mut left) = (0, number);
+        while left >= kinds.pow(length) {
+            left -= kinds.pow(length);
+            length += 1;
+        }
+        let ops = (0..length)
+            .map(|_| {
+                let kind = usize::try_from(left % kinds).expect("a kind");
+                left /= kinds;
+                S::op(kind, &mut rng)
+            })
+            .collect();
+        let mut how = Thoroughness::WHOLE;
+        how.creation = length == 0;
+        let seed = rng.number();
+        History { ops, how, seed }
+    }
+
+    /// Runs it.
+    pub fn run<S: Subject>(&self) -> Outcome<S> {
+        let started = Instant::now();
+        let exhaustive = self.exhaustive::<S>();
+        // The exhausted histories are tried to their end, whatever number of states they have.
+        let (first, random) = (Meter::new(u64::MAX), Meter::new(self.states));
+        let next = AtomicU64::new(0);
+        let found: Mutex<Option<(u64, Violation)>> = Mutex::new(None);
+        let work = || {
+            while !first.is_over() {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let meter = if number < exhaustive { &first } else { &random };
+                if meter.is_over() || (number >= exhaustive && self.states == 0) {
+                    break;
+                }
+                let History { ops, how, seed } = self.history::<S>(number);
+                if let Err(Stop::Violation(violation)) =
+                    check_history::<S>(&ops, &how, seed, self.bug, meter)
+                {
+                    first.halt();
+                    random.halt();
+                    // The lowest number of those found at the same time, for a stable report.
+                    let mut found = found.lock();
+                    if found.as_ref().is_none_or(|(other, _)| number < *other) {
+                        *found = Some((number, violation));
+                    }
+                }
+            }
+        };
+        let states = || first.states() + random.states();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
+            let mut shown = started;
+            while !workers
+                .iter()
+                .all(std::thread::ScopedJoinHandle::is_finished)
+            {
+                std::thread::sleep(Duration::from_millis(20));
+                if !self.quiet && shown.elapsed() >= Duration::from_secs(2) {
+                    shown = Instant::now();
+                    eprintln!(
+                        "{:>6.0} s  {} states  {} histories ({} of {exhaustive} exhausted)",
+                        started.elapsed().as_secs_f64(),
+                        states(),
+                        next.load(Ordering::Relaxed),
+                        next.load(Ordering::Relaxed).min(exhaustive),
+                    );
+                }
+            }
+        });
+        let took = started.elapsed();
+        let found = found
+            .into_inner()
+            .map(|(number, violation)| self.shrink(number, violation));
+        Outcome {
+            states: states(),
+            histories: next.load(Ordering::Relaxed),
+            took,
+            found,
+        }
+    }
+
+    /// Leaves out operations while some crash of what is left still breaks a promise.
+    fn shrink<S: Subject>(&self, number: u64, violation: Violation) -> Found<S> {
+        let History { ops, how, seed } = self.history::<S>(number);
+        let mut found = Found {
+            seed: self.seed,
+            history: number,
+            ops,
+            violation,
+        };
+        let started = Instant::now();
+        let try_ops = |ops: Vec<S::Op>, found: &mut Found<S>| {
+            // What shows depends on chance: many seeds each.
+            for attempt in 0..32 {
+                if started.elapsed() > SHRINK {
+                    return false;
+                }
+                let meter = Meter::new(200_000);
+                let seed = seed.wrapping_add(attempt);
+                if let Err(Stop::Violation(violation)) =
+                    check_history::<S>(&ops, &how, seed, self.bug, &meter)
+                {
+                    found.ops = ops;
+                    found.violation = violation;
+                    return true;
+                }
+            }
+            false
+        };
+        let mut at = found.ops.len();
+        while at > 0 {
+            at -= 1;
+            let mut fewer = found.ops.clone();
+            fewer.remove(at);
+            if try_ops(fewer, &mut found) {
+                at = found.ops.len();
+            }
+        }
+        found
+    }
+}
+
+impl<S: Subject> fmt::Display for Found<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "violation: seed {}, history {}", self.seed, self.history)?;
+        for (at, op) in self.ops.iter().enumerate() {
+            writeln!(f, "  operation {}: {op:?}", at + 1)?;
+        }
+        self.violation.fmt(f)
+    }
+}
+
+/// Tries every planted bug for at most ten seconds each and prints a table. Says whether all were
+/// caught.
+pub fn planted<S: Subject>(seed: u64, threads: usize) -> bool {
+    let width = S::BUGS.iter().map(|name| name.len()).max().unwrap_or(0);
+    println!(
+        "{:width$}  {:>10}  {:>7}  operations",
+        "bug", "states", "seconds"
+    );
+    let mut all = true;
+    for (bug, name) in S::BUGS.iter().enumerate() {
+        let mut states = 0;
+        let started = Instant::now();
+        let mut caught = None;
+        // In slices, so that ten seconds are ten seconds whatever the machine's speed.
+        let mut slice = 0;
+        while caught.is_none() && started.elapsed() < Duration::from_secs(10) {
+            let campaign = Campaign {
+                bug: Some(bug),
+                threads,
+                ..Campaign::new(seed.wrapping_add(slice), 50_000)
+            };
+            let outcome = campaign.run::<S>();
+            states += outcome.states;
+            slice += 1;
+            caught = outcome.found.map(|found| (found, started.elapsed()));
+        }
+        let line = match &caught {
+            Some((found, _)) => found.ops.len().to_string(),
+            None => "NOT CAUGHT".to_owned(),
+        };
+        let seconds = caught
+            .map_or(started.elapsed(), |(_, took)| took)
+            .as_secs_f64();
+        println!("{name:width$}  {states:>10}  {seconds:>7.2}  {line}");
+        all &= line != "NOT CAUGHT";
+    }
+    all
+}
