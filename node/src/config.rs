@@ -1,0 +1,244 @@
+//! The configuration: the original's keys, in TOML; its JSON files are read too.
+//!
+//! A key that nobody knows is an error, for a misspelt one would otherwise do nothing in silence.
+//! A key of the original's for something that this node does not have is passed over, and said
+//! so: see [`Config::notices`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::hash::Q_MAX;
+use crate::text;
+
+/// What a node is told, with its defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// log2 of the partitions. Fixed once the store is created.
+    pub q: u32,
+    /// Where the store and the control socket live.
+    pub directory: PathBuf,
+    /// The address that clients reach the node at.
+    pub listen: String,
+    /// The port of the text protocol; 0 takes any free one.
+    pub text_port: u16,
+    /// Whether a put is acknowledged before it is durable.
+    pub buffered_writes: bool,
+    /// Bytes of memory for the nodes of the tree.
+    pub cache_size: u64,
+    /// Bytes of memory for writes that no checkpoint has carried yet.
+    pub memtable_size: u64,
+    /// Bytes of the log; fixed once the store is created.
+    pub log_size: u64,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// A connection without a command for so long is ended.
+    pub idle: Duration,
+    /// A client may take so long for a command or a reply, and more for long ones.
+    pub slow: Duration,
+    /// How long a tombstone is kept.
+    pub tombstones: Duration,
+    /// What the operator should know about the file.
+    pub notices: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            q: 6,
+            directory: PathBuf::from("dynomite-data"),
+            listen: "127.0.0.1".to_owned(),
+            text_port: text::PORT,
+            buffered_writes: false,
+            cache_size: 256 << 20,
+            memtable_size: 64 << 20,
+            log_size: 1 << 30,
+            max_connections: 10_000,
+            idle: Duration::from_mins(10),
+            slow: Duration::from_secs(30),
+            tombstones: days(30),
+            notices: Vec::new(),
+        }
+    }
+}
+
+const fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 86_400)
+}
+
+/// The file, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    n: Option<u32>,
+    r: Option<u32>,
+    w: Option<u32>,
+    q: Option<u32>,
+    directory: Option<PathBuf>,
+    listen: Option<String>,
+    text_port: Option<u16>,
+    buffered_writes: Option<bool>,
+    cache_size: Option<u64>,
+    memtable_size: Option<u64>,
+    log_size: Option<u64>,
+    max_connections: Option<usize>,
+    idle_seconds: Option<u64>,
+    slow_seconds: Option<u64>,
+    tombstone_days: Option<u64>,
+    thrift_port: Option<u16>,
+    pb_port: Option<u16>,
+    web_port: Option<u16>,
+    storage_mod: Option<String>,
+    blocksize: Option<serde::de::IgnoredAny>,
+    cache: Option<serde::de::IgnoredAny>,
+}
+
+impl Config {
+    /// Reads a file; a relative `directory` in it counts from the working directory, as it did.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let fault = |reason: String| Error::Config {
+            path: path.to_owned(),
+            reason,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        Self::parse(&text).map_err(fault)
+    }
+
+    /// Reads the text of a file.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let file: File = if text.trim_start().starts_with('{') {
+            serde_json::from_str(text).map_err(|error| error.to_string())?
+        } else {
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?
+        };
+        Self::default().with(file)
+    }
+
+    fn with(mut self, file: File) -> Result<Self, String> {
+        for (name, value) in [("n", file.n), ("r", file.r), ("w", file.w)] {
+            if value.is_some_and(|value| value != 1) {
+                return Err(format!(
+                    "{name} must be 1: a node keeps the only copy until replication is there"
+                ));
+            }
+        }
+        self.q = bounded("q", file.q.unwrap_or(self.q), 0, Q_MAX)?;
+        self.directory = file.directory.unwrap_or(self.directory);
+        self.listen = file.listen.unwrap_or(self.listen);
+        self.text_port = file.text_port.unwrap_or(self.text_port);
+        self.buffered_writes = file.buffered_writes.unwrap_or(self.buffered_writes);
+        self.cache_size = file.cache_size.unwrap_or(self.cache_size);
+        self.memtable_size = file.memtable_size.unwrap_or(self.memtable_size);
+        self.log_size = bounded(
+            "log_size",
+            file.log_size.unwrap_or(self.log_size),
+            1 << 20,
+            1 << 40,
+        )?;
+        let connections = file.max_connections.unwrap_or(self.max_connections);
+        self.max_connections = bounded("max_connections", connections, 1, 1_000_000)?;
+        let century = days(36_500).as_secs();
+        if let Some(seconds) = file.idle_seconds {
+            self.idle = Duration::from_secs(bounded("idle_seconds", seconds, 1, century)?);
+        }
+        if let Some(seconds) = file.slow_seconds {
+            self.slow = Duration::from_secs(bounded("slow_seconds", seconds, 1, century)?);
+        }
+        if let Some(number) = file.tombstone_days {
+            self.tombstones = days(bounded("tombstone_days", number, 1, 36_500)?);
+        }
+        let passed_over = [
+            ("thrift_port", file.thrift_port.is_some()),
+            ("pb_port", file.pb_port.is_some()),
+            ("web_port", file.web_port.is_some()),
+            ("storage_mod", file.storage_mod.is_some()),
+            ("blocksize", file.blocksize.is_some()),
+            ("cache", file.cache.is_some()),
+        ];
+        for (name, _) in passed_over.iter().filter(|(_, given)| *given) {
+            self.notices.push(format!(
+                "{name} has no meaning for this node and was passed over"
+            ));
+        }
+        Ok(self)
+    }
+}
+
+fn bounded<T: Copy + PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    low: T,
+    high: T,
+) -> Result<T, String> {
+    if value < low || value > high {
+        return Err(format!(
+            "{name} is {value}, and must be from {low} to {high}"
+        ));
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config::default().text_port, 11_222);
+    }
+
+    #[test]
+    fn the_originals_keys_are_understood() {
+        let config = Config::parse(
+            "n = 1\nr = 1\nw = 1\nq = 4\ndirectory = \"/srv/d\"\nlisten = \"0.0.0.0\"\n\
+             text_port = 0\nbuffered_writes = true\ntombstone_days = 7\nidle_seconds = 5\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (config.q, config.text_port, config.buffered_writes),
+            (4, 0, true)
+        );
+        assert_eq!(config.directory, PathBuf::from("/srv/d"));
+        assert_eq!(
+            (config.tombstones, config.idle),
+            (days(7), Duration::from_secs(5))
+        );
+        assert!(config.notices.is_empty());
+    }
+
+    #[test]
+    fn the_originals_own_file_is_read() {
+        let config = Config::parse(
+            r#"{"text_port": 11222, "thrift_port": 9200, "web_port": null, "directory": "/tmp/d",
+               "storage_mod": "fs_storage", "n": 1, "r": 1, "w": 1, "q": 6, "blocksize": 4096,
+               "buffered_writes": true, "cache": false, "cache_size": 128000}"#,
+        )
+        .unwrap();
+        assert_eq!(config.cache_size, 128_000);
+        assert_eq!(config.notices.len(), 4);
+    }
+
+    #[test]
+    fn what_cannot_be_is_said() {
+        for (text, reason) in [
+            ("n = 3", "n must be 1"),
+            ("q = 17", "q is 17, and must be from 0 to 16"),
+            ("txet_port = 1", "unknown field `txet_port`"),
+            ("text_port = 70000", "text_port = 70000"),
+            ("text_port", "text_port"),
+            ("{\"q\": \"six\"}", "line 1"),
+            ("tombstone_days = 0", "tombstone_days is 0"),
+            ("idle_seconds = 18446744073709551615", "idle_seconds"),
+        ] {
+            let refused = Config::parse(text).unwrap_err();
+            assert!(refused.contains(reason), "{text}: {refused}");
+        }
+        let refused = Config::read(Path::new("/nowhere/at.all"))
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains("/nowhere/at.all"), "{refused}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The node's end of the control socket.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{interval, sleep};
+
+use super::{Answer, HASHES_MAX, Hex, NodeStatus, Request, SOCKET, frame, socket_path};
+use crate::error::Error;
+use crate::mediator::{Mediator, RequestError};
+
+/// Conversations at a time.
+const CONVERSATIONS_MAX: usize = 256;
+/// How often a long request says that it is still at it.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// What the socket needs of the running node.
+pub(crate) struct Backing {
+    pub(crate) mediator: Arc<Mediator>,
+    /// The node's own part of a status; the store's is added.
+    pub(crate) status: Box<dyn Fn() -> NodeStatus + Send + Sync>,
+    /// Set to true, it stops the node.
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+/// The control socket of a running node.
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    owner: u32,
+    backing: Arc<Backing>,
+}
+
+impl Control {
+    /// Takes the socket's place in the data folder. The caller holds the store's lock, so a
+    /// socket that is there already belonged to a node that is gone.
+    pub(crate) fn bind(folder: &Path, backing: Backing) -> Result<Self, Error> {
+        let bind = || {
+            // Bound under another name and renamed, it never stands there with a wider mode.
+            let name = format!("{SOCKET}.new");
+            let new = folder.join(&name);
+            remove(&new)?;
+            let (bound, _folder) = socket_path(folder, &name)?;
+            let listener = UnixListener::bind(bound)?;
+            std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
+            let owner = std::fs::metadata(&new)?.uid();
+            let path = folder.join(SOCKET);
+            std::fs::rename(new, &path)?;
+            Ok((listener, path, owner))
+        };
+        let (listener, path, owner) = bind()
+            .map_err(|source: io::Error| Error::listen(&folder.join(SOCKET).display(), source))?;
+        let backing = Arc::new(backing);
+        Ok(Self {
+            listener,
+            path,
+            owner,
+            backing,
+        })
+    }
+
+    /// Serves until `gone`; conversations that are open then end with it.
+    pub(crate) async fn run(self, mut gone: watch::Receiver<bool>) {
+        let mut tasks = JoinSet::new();
+        let places = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Some(_) = tasks.join_next() => continue,
+                _ = gone.wait_for(|gone| *gone) => break,
+            };
+            let Ok((stream, _)) = accepted else {
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let may = stream
+                .peer_cred()
+                .is_ok_and(|peer| [0, self.owner].contains(&peer.uid()));
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                continue;
+            };
+            if may {
+                let backing = Arc::clone(&self.backing);
+                tasks.spawn(async move {
+                    // A client that breaks off has nobody to be told.
+                    let _ = converse(stream, &backing).await;
+                    drop(place);
+                });
+            }
+        }
+        let _ = remove(&self.path);
+        tasks.shutdown().await;
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn converse(mut stream: UnixStream, backing: &Arc<Backing>) -> io::Result<()> {
+    while let Some(request) = frame::receive::<Request>(&mut stream).await? {
+        if request == Request::Stop {
+            frame::send(&mut stream, &Answer::Stopping).await?;
+            backing.stop.send_replace(true);
+            // Held open until the node is gone: that is how the client sees it.
+            std::future::pending::<()>().await;
+        }
+        let answer = {
+            let backing = Arc::clone(backing);
+            let mut work = spawn_blocking(move || answer(request, &backing));
+            let mut progress = interval(PROGRESS);
+            progress.tick().await;
+            loop {
+                tokio::select! {
+                    done = &mut work => break done,
+                    _ = progress.tick() => frame::send(&mut stream, &Answer::Progress).await?,
+                }
+            }
+        };
+        let answer = answer
+            .unwrap_or_else(|panic| Err(format!("the node failed at this request: {panic}")))
+            .unwrap_or_else(|reason| Answer::Failed { reason });
+        frame::send(&mut stream, &answer).await?;
+    }
+    Ok(())
+}
+
+fn answer(request: Request, backing: &Backing) -> Result<Answer, String> {
+    let (mediator, storage) = (&backing.mediator, backing.mediator.storage());
+    let fault = |error: &dyn std::error::Error| error.to_string();
+    match request {
+        Request::Address => {
+            let text = (backing.status)().text_address;
+            Ok(Answer::Address { text })
+        }
+        Request::Status => {
+            let mut status = (backing.status)();
+            status.store = storage.status().map_err(|error| fault(&error))?;
+            Ok(Answer::Status(Box::new(status)))
+        }
+        Request::Stop => Ok(Answer::Stopping),
+        Request::Backup { path } => {
+            if !path.is_absolute() {
+                return Err(format!(
+                    "the backup's path must be absolute: {}",
+                    path.display()
+                ));
+            }
+            if path.symlink_metadata().is_ok() {
+                return Err(format!(
+                    "{} is there already: choose a new file",
+                    path.display()
+                ));
+            }
+            storage
+                .backup(&path)
+                .map(Answer::Backup)
+                .map_err(|error| fault(&error))
+        }
+        Request::Check => storage
+            .check()
+            .map(Answer::Check)
+            .map_err(|error| fault(&error)),
+        Request::Hashes { keys } => {
+            bounded(&keys)?;
+            let hashes: Result<Vec<_>, RequestError> = keys
+                .iter()
+                .map(|key| {
+                    let hashes = mediator.hashes(&key.0)?.unwrap_or_default();
+                    Ok(hashes.into_iter().map(|hash| Hex(hash.to_vec())).collect())
+                })
+                .collect();
+            let hashes = hashes.map_err(|error| fault(&error))?;
+            Ok(Answer::Hashes { hashes })
+        }
+        Request::Delete { keys } => {
+            bounded(&keys)?;
+            for key in &keys {
+                mediator.delete(&key.0).map_err(|error| fault(&error))?;
+            }
+            Ok(Answer::Deleted)
+        }
+    }
+}
+
+fn bounded(keys: &[Hex]) -> Result<(), String> {
+    if keys.len() > HASHES_MAX {
+        return Err(format!(
+            "{} keys at once, and {HASHES_MAX} are allowed",
+            keys.len()
+        ));
+    }
+    Ok(())
+}

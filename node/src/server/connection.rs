@@ -1,0 +1,438 @@
+//! One connection: reads commands, runs them in order, writes replies.
+//!
+//! Replies collect while the bytes at hand hold more commands, and leave in one write before the
+//! next read. A long value passes through in pieces, both ways.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{timeout, timeout_at};
+
+use super::value::Incoming;
+use super::{Shared, linger};
+use crate::mediator::{COPIES, Found, Mediator, RequestError};
+use crate::statistics::Verb;
+use crate::storage::{StorageError, StoredPart};
+use crate::text::{Command, Event, ONE_WRITE_BYTES, Parser, reply};
+use crate::version::Context;
+
+/// What a connection reads into while it waits: thousands of them do.
+const IDLE_BUFFER_BYTES: usize = 8 << 10;
+/// What it reads into while a long value comes.
+const BUSY_BUFFER_BYTES: usize = 128 << 10;
+/// The pieces in which a long reply leaves.
+const PIECE_BYTES: usize = 256 << 10;
+/// A client that is slower than this with a long command is too slow.
+const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
+
+/// Why a connection ends.
+enum End {
+    /// The client closed it, broke it, or was told why it is over.
+    Now,
+    /// The client still has to read what was written.
+    Gently,
+}
+
+/// A put whose value is coming in.
+struct Putting {
+    key: Vec<u8>,
+    context: Result<Context, RequestError>,
+    value: Incoming,
+}
+
+struct Connection<'a> {
+    stream: TcpStream,
+    shared: &'a Shared,
+    stop: watch::Receiver<bool>,
+    parser: Parser,
+    out: Vec<u8>,
+    putting: Option<Putting>,
+    /// Commands that have come whole.
+    commands: u64,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(stream: TcpStream, shared: &Shared) {
+    let mut connection = Connection {
+        stream,
+        shared,
+        stop: shared.stop.clone(),
+        parser: Parser::new(),
+        out: Vec::new(),
+        putting: None,
+        commands: 0,
+    };
+    match connection.run().await {
+        End::Now => {}
+        End::Gently => linger(connection.stream).await,
+    }
+}
+
+impl Connection<'_> {
+    async fn run(&mut self) -> End {
+        let mut buffer = vec![0; IDLE_BUFFER_BYTES];
+        // When the command that is coming began, and how much of it has come.
+        let mut began: Option<(Instant, u64)> = None;
+        loop {
+            let wanted = if self.putting.is_some() {
+                BUSY_BUFFER_BYTES
+            } else {
+                IDLE_BUFFER_BYTES
+            };
+            if buffer.len() != wanted {
+                buffer = vec![0; wanted];
+            }
+            let read = match self.read(&mut buffer, began).await {
+                Ok(read) => read,
+                Err(end) => return end,
+            };
+            let commands = self.commands;
+            if let ControlFlow::Break(end) = self.take(&buffer[..read]).await {
+                return end;
+            }
+            if self.flush().await.is_err() {
+                return End::Now;
+            }
+            if self.commands != commands {
+                began = None;
+            }
+            began = self.parser.in_command().then(|| {
+                let (since, bytes) = began.unwrap_or((Instant::now(), 0));
+                (since, bytes + read as u64)
+            });
+        }
+    }
+
+    /// Reads what comes next, within the client's time.
+    async fn read(
+        &mut self,
+        buffer: &mut [u8],
+        began: Option<(Instant, u64)>,
+    ) -> Result<usize, End> {
+        let limits = &self.shared.limits;
+        let deadline = match began {
+            None => Instant::now() + limits.idle,
+            Some((since, bytes)) => {
+                since + limits.slow + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+            }
+        };
+        let read = timeout_at(deadline.into(), self.stream.read(buffer));
+        let read = if began.is_some() {
+            read.await
+        } else {
+            tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return Err(End::Now),
+                read = read => read,
+            }
+        };
+        match read {
+            Ok(Ok(0) | Err(_)) => Err(End::Now),
+            Ok(Ok(read)) => {
+                let bytes_in = &self.shared.statistics.bytes_in;
+                bytes_in.fetch_add(read as u64, Ordering::Relaxed);
+                Ok(read)
+            }
+            Err(_) => Err(self.too_slow(began.is_some()).await),
+        }
+    }
+
+    /// An idle client waits for no reply, so it is given none; a slow one is told.
+    async fn too_slow(&mut self, in_command: bool) -> End {
+        let statistics = &self.shared.statistics;
+        statistics
+            .connections_timed_out
+            .fetch_add(1, Ordering::Relaxed);
+        if in_command {
+            self.fail("too slow: the command did not come to its end in time");
+            let _ = self.flush().await;
+        }
+        End::Gently
+    }
+
+    /// Runs all that the bytes hold.
+    async fn take(&mut self, mut input: &[u8]) -> ControlFlow<End> {
+        loop {
+            match self.parser.next(&mut input) {
+                Ok(None) => return ControlFlow::Continue(()),
+                Ok(Some(event)) => self.event(event).await?,
+                Err(malformed) => {
+                    self.fail(&malformed.to_string());
+                    let _ = self.flush().await;
+                    return ControlFlow::Break(End::Gently);
+                }
+            }
+            if self.out.len() >= ONE_WRITE_BYTES && self.flush().await.is_err() {
+                return ControlFlow::Break(End::Now);
+            }
+        }
+    }
+
+    async fn event(&mut self, event: Event<'_>) -> ControlFlow<End> {
+        if matches!(event, Event::Command(_) | Event::PutEnd) {
+            self.commands += 1;
+        }
+        match event {
+            Event::Put {
+                key,
+                context,
+                length,
+            } => {
+                let context = Mediator::check_context(&context);
+                let value = Incoming::begin(length, &self.shared.mediator);
+                self.putting = Some(Putting {
+                    key,
+                    context,
+                    value,
+                });
+            }
+            Event::Data(data) => {
+                let putting = self
+                    .putting
+                    .as_mut()
+                    .expect("the parser opens a put before its data");
+                putting.value.take(data).await;
+            }
+            Event::PutEnd => {
+                let putting = self
+                    .putting
+                    .take()
+                    .expect("the parser opens a put before its end");
+                self.put(putting).await;
+            }
+            Event::Command(Command::Close) => {
+                reply::close(&mut self.out);
+                let _ = self.flush().await;
+                return ControlFlow::Break(End::Gently);
+            }
+            Event::Command(Command::Get(key)) => return self.get(key).await,
+            Event::Command(Command::Has(key)) => {
+                let run = move |mediator: &Mediator| mediator.has(&key);
+                if let Some(there) = self.request(Verb::Has, run).await {
+                    reply::has(&mut self.out, there, COPIES);
+                }
+            }
+            Event::Command(Command::Del(key)) => {
+                let run = move |mediator: &Mediator| mediator.delete(&key);
+                if let Some(copies) = self.request(Verb::Del, run).await {
+                    reply::succeeded(&mut self.out, copies);
+                }
+            }
+            Event::Command(Command::Hash(key)) => {
+                let run = move |mediator: &Mediator| mediator.hashes(&key);
+                match self.request(Verb::Hash, run).await {
+                    Some(Some(hashes)) => reply::hashes(&mut self.out, hashes.iter()),
+                    Some(None) => reply::not_found(&mut self.out),
+                    None => {}
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    async fn put(&mut self, putting: Putting) {
+        let since = Instant::now();
+        let result = self.store(putting).await;
+        match result {
+            Ok(copies) => reply::succeeded(&mut self.out, copies),
+            Err(error) => self.fail(&error.to_string()),
+        }
+        self.shared.statistics.record(Verb::Put, since.elapsed());
+    }
+
+    async fn store(&self, putting: Putting) -> Result<usize, RequestError> {
+        let Putting {
+            key,
+            context,
+            value,
+        } = putting;
+        let (context, value) = (context?, value.end().await?);
+        let mediator = Arc::clone(&self.shared.mediator);
+        blocking(move || mediator.put(&key, &context, value)).await
+    }
+
+    /// Answers a get: a short reply at once, a long one piece by piece.
+    async fn get(&mut self, key: Vec<u8>) -> ControlFlow<End> {
+        let out = std::mem::take(&mut self.out);
+        let since = Instant::now();
+        let mediator = Arc::clone(&self.shared.mediator);
+        let result = blocking(move || Ok::<_, RequestError>(look_up(&mediator, &key, out))).await;
+        self.shared.statistics.record(Verb::Get, since.elapsed());
+        let long = match result {
+            Ok((out, Ok(long))) => {
+                self.out = out;
+                long
+            }
+            Ok((out, Err(error))) => {
+                self.out = out;
+                self.fail(&error.to_string());
+                None
+            }
+            // The replies that stood before this one are gone with it: nothing can be said.
+            Err(_) => return ControlFlow::Break(End::Now),
+        };
+        let Some(found) = long else {
+            return ControlFlow::Continue(());
+        };
+        match self.stream_out(found).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(()) => ControlFlow::Break(End::Now),
+        }
+    }
+
+    /// Writes the values of a long reply. A fault in the middle ends the connection: the client
+    /// must not take what follows for the rest of the value.
+    async fn stream_out(&mut self, found: Found) -> Result<(), ()> {
+        reply::found(&mut self.out, found.parts.len(), &found.context);
+        for part in found.parts {
+            reply::value(&mut self.out, part.length());
+            let mut offset = 0;
+            while offset < part.length() {
+                if self.out.len() >= PIECE_BYTES {
+                    self.flush().await?;
+                }
+                let left = part.length() - offset;
+                let piece = left
+                    .min((PIECE_BYTES - self.out.len().min(PIECE_BYTES)) as u64)
+                    .max(1);
+                let mut out = std::mem::take(&mut self.out);
+                let source = Arc::clone(&part);
+                let read = blocking(move || {
+                    append(&mut out, &*source, offset, piece)?;
+                    Ok::<_, StorageError>(out)
+                });
+                self.out = read.await.map_err(|_| ())?;
+                offset += piece;
+            }
+        }
+        // The line feed leaves in the same write as the last bytes before it.
+        reply::end(&mut self.out);
+        Ok(())
+    }
+
+    /// Runs a short request, measures it, and turns its fault into a reply.
+    async fn request<T: Send + 'static>(
+        &mut self,
+        verb: Verb,
+        run: impl FnOnce(&Mediator) -> Result<T, RequestError> + Send + 'static,
+    ) -> Option<T> {
+        let since = Instant::now();
+        let mediator = Arc::clone(&self.shared.mediator);
+        let result = blocking(move || run(&mediator)).await;
+        self.shared.statistics.record(verb, since.elapsed());
+        match result {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.fail(&error.to_string());
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: &str) {
+        self.shared
+            .statistics
+            .failures
+            .fetch_add(1, Ordering::Relaxed);
+        reply::fail(&mut self.out, reason);
+    }
+
+    /// Writes what has collected.
+    async fn flush(&mut self) -> Result<(), ()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let time = self.shared.limits.slow
+            + Duration::from_secs(self.out.len() as u64 / BYTES_PER_SECOND_MIN);
+        let written = timeout(time, self.stream.write_all(&self.out)).await;
+        let statistics = &self.shared.statistics;
+        match written {
+            Ok(Ok(())) => {
+                statistics
+                    .bytes_out
+                    .fetch_add(self.out.len() as u64, Ordering::Relaxed);
+            }
+            Ok(Err(_)) => return Err(()),
+            Err(_) => {
+                statistics
+                    .connections_timed_out
+                    .fetch_add(1, Ordering::Relaxed);
+                return Err(());
+            }
+        }
+        if self.out.capacity() > ONE_WRITE_BYTES {
+            self.out = Vec::new();
+        } else {
+            self.out.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Looks a key up and appends a reply that fits one write; a longer one is given back to be
+/// streamed.
+fn look_up(
+    mediator: &Mediator,
+    key: &[u8],
+    mut out: Vec<u8>,
+) -> (Vec<u8>, Result<Option<Found>, RequestError>) {
+    let before = out.len();
+    let mut look = || {
+        let Some(found) = mediator.get(key)? else {
+            reply::not_found(&mut out);
+            return Ok(None);
+        };
+        let length: u64 = found.parts.iter().map(|part| part.length()).sum();
+        if length > ONE_WRITE_BYTES as u64 {
+            return Ok(Some(found));
+        }
+        reply::found(&mut out, found.parts.len(), &found.context);
+        for part in &found.parts {
+            reply::value(&mut out, part.length());
+            append(&mut out, &**part, 0, part.length())?;
+        }
+        reply::end(&mut out);
+        Ok(None)
+    };
+    let result = look();
+    if result.is_err() {
+        out.truncate(before);
+    }
+    (out, result)
+}
+
+fn append(
+    out: &mut Vec<u8>,
+    part: &dyn StoredPart,
+    offset: u64,
+    length: u64,
+) -> Result<(), StorageError> {
+    let start = out.len();
+    let length = usize::try_from(length).expect("a piece is short");
+    out.resize(start + length, 0);
+    part.read_at(offset, &mut out[start..])
+}
+
+/// Runs what may wait for the disk away from the network's threads.
+async fn blocking<T, E>(run: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<StorageError> + Send + 'static,
+{
+    joined(&mut spawn_blocking(run)).await
+}
+
+/// Waits for blocking work. A panic there is a bug of ours, and that request's end alone.
+pub(super) async fn joined<T, E: From<StorageError>>(
+    task: &mut JoinHandle<Result<T, E>>,
+) -> Result<T, E> {
+    task.await.unwrap_or_else(|panic| {
+        Err(StorageError::Store(format!("the node failed at this request: {panic}")).into())
+    })
+}

@@ -1,0 +1,583 @@
+//! Goal: what the original's clients send and expect, over real sockets, however the bytes fall
+//! into segments; and that clients who are slow, idle, wrong or too many harm nobody else.
+//! Method: a node over a store in memory, and plain sockets against it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::control::{Answer, Client, Hex, Request};
+use crate::running::Running;
+use crate::storage::memory::Memory;
+use crate::version::NodeId;
+
+struct Node {
+    runtime: tokio::runtime::Runtime,
+    running: Option<Running>,
+    address: SocketAddr,
+    storage: Arc<Memory>,
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            directory: folder.path().to_owned(),
+            text_port: 0,
+            ..Config::default()
+        };
+        adjust(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let storage = Arc::new(Memory::default());
+        let store: Arc<Memory> = Arc::clone(&storage);
+        let running = runtime
+            .block_on(Running::start(&config, store, NodeId(7)))
+            .unwrap();
+        let address = running.address();
+        Self {
+            runtime,
+            running: Some(running),
+            address,
+            storage,
+            folder,
+        }
+    }
+
+    fn connect(&self) -> Connection {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        Connection(stream)
+    }
+
+    fn control(&self) -> Client {
+        Client::connect(self.folder.path()).unwrap()
+    }
+
+    fn stop(&mut self) {
+        let running = self.running.take().unwrap();
+        self.runtime.block_on(running.stop()).unwrap();
+    }
+}
+
+struct Connection(TcpStream);
+
+impl Connection {
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    /// Sends one byte per segment.
+    fn send_in_bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes.chunks(1) {
+            self.send(byte);
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            line.push(self.bytes(1)[0]);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Everything until the node ends the connection.
+    fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.0.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
+    fn section(&mut self) -> String {
+        let mut section = Vec::new();
+        loop {
+            match self.bytes(1)[0] {
+                b' ' | b'\n' => return String::from_utf8(section).unwrap(),
+                byte => section.push(byte),
+            }
+        }
+    }
+
+    fn number(&mut self) -> usize {
+        self.section().parse().unwrap()
+    }
+
+    /// Reads the reply of a get as the original's Python client does.
+    fn got(&mut self) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+        match self.section().as_str() {
+            "not_found" => return None,
+            "succ" => {}
+            other => panic!("unexpected reply {other:?}"),
+        }
+        let values = self.number();
+        let length = self.number();
+        let context = self.bytes(length);
+        let mut found = Vec::new();
+        for _ in 0..values {
+            assert_eq!(self.bytes(1), b" ");
+            let length = self.number();
+            found.push(self.bytes(length));
+        }
+        assert_eq!(self.bytes(1), b"\n");
+        Some((context, found))
+    }
+
+    fn get(&mut self, key: &str) -> Option<(Vec<u8>, Vec<Vec<u8>>)> {
+        self.send(format!("get {} {key}\n", key.len()).as_bytes());
+        self.got()
+    }
+
+    fn put(&mut self, key: &str, context: &[u8], value: &[u8]) -> String {
+        let head = format!("put {} {key} {} ", key.len(), context.len());
+        let length = format!(" {} ", value.len());
+        self.send(&[head.as_bytes(), context, length.as_bytes(), value, b"\n"].concat());
+        self.line()
+    }
+}
+
+type Send = fn(&mut Connection, &[u8]);
+const WAYS: [Send; 2] = [Connection::send, Connection::send_in_bytes];
+
+#[test]
+fn the_originals_transcript_is_replayed() {
+    for send in WAYS {
+        let node = Node::start(|_| {});
+        let connection = &mut node.connect();
+        for (asked, replied) in [
+            ("get 1 a\n", "not_found\n"),
+            ("put 1 a 0  7 a value\n", "succ 1\n"),
+            ("has 1 a\n", "yes 1\n"),
+            ("has 1 b\n", "no 1\n"),
+            ("del 4 nope\n", "succ 1\n"),
+        ] {
+            send(connection, asked.as_bytes());
+            assert_eq!(connection.line(), replied);
+        }
+        send(connection, b"get 1 a\n");
+        let (context, values) = connection.got().unwrap();
+        assert!(!context.is_empty());
+        assert_eq!(values, [b"a value"]);
+
+        send(connection, b"put 0  0  1 e\n");
+        assert_eq!(connection.line(), "succ 1\n");
+        send(connection, b"get 0 \n");
+        assert_eq!(connection.got().unwrap().1, [b"e"]);
+        send(connection, b"put 1 z 0  0 \n");
+        assert_eq!(connection.line(), "succ 1\n");
+        send(connection, b"get 1 z\n");
+        assert_eq!(connection.got().unwrap().1, [b""]);
+        send(connection, b"get\n1\na\n\n\nhas 1 a\r\n");
+        assert_eq!(connection.got().unwrap().1, [b"a value"]);
+        assert_eq!(connection.line(), "yes 1\n");
+        send(connection, b"hash 1 a\nhash 1 b\n");
+        let hash = blake3::hash(b"a value").to_hex();
+        assert_eq!(connection.line(), format!("succ 1 {hash}\n"));
+        assert_eq!(connection.line(), "not_found\n");
+        send(connection, b"close\n");
+        assert_eq!(connection.rest(), "close\n");
+    }
+}
+
+#[test]
+fn two_connections_make_siblings_and_the_next_put_resolves_them() {
+    let node = Node::start(|_| {});
+    let (one, two) = (&mut node.connect(), &mut node.connect());
+    assert_eq!(one.put("k", b"", b"a"), "succ 1\n");
+    let context = one.get("k").unwrap().0;
+    assert_eq!(one.put("k", &context, b"b"), "succ 1\n");
+    assert_eq!(two.put("k", &context, b"c"), "succ 1\n");
+    let (context, values) = one.get("k").unwrap();
+    assert_eq!(values, [b"b", b"c"]);
+    assert_eq!(two.put("k", &context, b"d"), "succ 1\n");
+    assert_eq!(one.get("k").unwrap().1, [b"d"]);
+    // A context of the original's, as its clients' tests carry it.
+    assert_eq!(
+        one.put("k", b"\x83l\0\0\0\x01h\x02k\0\x01aFAj", b"e"),
+        "succ 1\n"
+    );
+    assert_eq!(one.get("k").unwrap().1, [b"d", b"e"]);
+    assert_eq!(
+        one.put("k", b"junk", b"f"),
+        "fail the context is not one that a get has given\n"
+    );
+    assert_eq!(one.put("k", b"", b"g"), "succ 1\n");
+    assert_eq!(one.get("k").unwrap().1, [b"g"]);
+}
+
+#[test]
+fn everything_in_one_segment_is_answered_in_order() {
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    let commands = 500;
+    let mut text = Vec::new();
+    for number in 0..commands {
+        text.extend(format!("put 1 a 0  4 {number:04}\nget 1 a\n").bytes());
+    }
+    text.extend(b"close\n");
+    let mut writer = connection.0.try_clone().unwrap();
+    let sending = std::thread::spawn(move || writer.write_all(&text).unwrap());
+    for number in 0..commands {
+        assert_eq!(connection.line(), "succ 1\n");
+        assert_eq!(
+            connection.got().unwrap().1,
+            [format!("{number:04}").into_bytes()]
+        );
+    }
+    assert_eq!(connection.rest(), "close\n");
+    sending.join().unwrap();
+}
+
+#[test]
+fn a_reply_of_64_kib_comes_in_one_segment() {
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    let value = vec![b'v'; 60_000];
+    connection.put("k", b"", &value);
+    let context = connection.get("k").unwrap().0;
+    let length = "succ 1 ".len()
+        + format!("{} ", context.len()).len()
+        + context.len()
+        + " 60000 ".len()
+        + value.len()
+        + 1;
+    for _ in 0..20 {
+        connection.send(b"get 1 k\n");
+        let mut bytes = vec![0; 1 << 20];
+        // Loopback hands a segment of this size over whole or not at all.
+        let mut read = 0;
+        while read == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+            read = connection.0.peek(&mut bytes).unwrap();
+        }
+        assert_eq!(read, length);
+        connection.bytes(length);
+    }
+}
+
+#[test]
+fn long_values_pass_through_whole() {
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    let lengths = [
+        65_535,
+        65_536,
+        65_537,
+        262_143,
+        262_144,
+        262_145,
+        1_000_001,
+        64 << 20,
+    ];
+    for length in lengths {
+        let value: Vec<u8> = (0..length)
+            .map(|at: usize| at.to_le_bytes()[0] ^ at.to_le_bytes()[1])
+            .collect();
+        let mut writer = connection.0.try_clone().unwrap();
+        let sent = value.clone();
+        let sending = std::thread::spawn(move || {
+            writer
+                .write_all(format!("put 1 k 0  {length} ").as_bytes())
+                .unwrap();
+            writer.write_all(&sent).unwrap();
+            writer.write_all(b"\n").unwrap();
+        });
+        assert_eq!(connection.line(), "succ 1\n");
+        sending.join().unwrap();
+        assert!(connection.get("k").unwrap().1 == [value], "length {length}");
+    }
+    // Two long siblings in one reply.
+    connection.put("k", b"\x83j", &vec![9; 300_000]);
+    let values = connection.get("k").unwrap().1;
+    assert_eq!(
+        values.iter().map(Vec::len).collect::<Vec<_>>(),
+        [64 << 20, 300_000]
+    );
+    assert_eq!(node.storage.placed.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_malformed_command_is_told_and_ends_its_connection() {
+    let node = Node::start(|_| {});
+    for (text, reason) in [
+        (&b"frob 1 a\nget 1 a\n"[..], "fail unknown command \"frob\""),
+        (
+            b"get one a\n",
+            "fail the length of the key is not a number: \"one\"",
+        ),
+        (
+            b"put 1 a 0  99999999 ",
+            "fail the value has 99999999 bytes, and 67108864 are allowed",
+        ),
+        (
+            b"get 4093 a\n",
+            "fail the key has 4093 bytes, and 4092 are allowed",
+        ),
+        (
+            b"put 1 a 99999 ",
+            "fail the context has 99999 bytes, and 16384 are allowed",
+        ),
+    ] {
+        for send in WAYS {
+            let connection = &mut node.connect();
+            // Once the node has spoken, what is sent after meets a closed door.
+            let _ =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| send(connection, text)));
+            let reply = connection.rest();
+            assert!(
+                reply.starts_with(reason) && reply.ends_with('\n'),
+                "{reply}"
+            );
+            assert_eq!(reply.lines().count(), 1);
+        }
+    }
+    let longest = "k".repeat(4092);
+    assert_eq!(node.connect().put(&longest, b"", b"v"), "succ 1\n");
+}
+
+#[test]
+fn a_client_that_sends_on_after_its_fault_still_reads_why() {
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    connection.send(b"put 1 a 0  67108865 ");
+    let mut writer = connection.0.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let _ = writer.write_all(&vec![0; 20 << 20]);
+    });
+    assert!(
+        connection
+            .line()
+            .starts_with("fail the value has 67108865 bytes")
+    );
+    drop(sending);
+}
+
+#[test]
+fn a_full_disk_fails_that_put_and_nothing_else() {
+    let node = Node::start(|_| {});
+    node.storage.full_at.store(1 << 20, Ordering::SeqCst);
+    let connection = &mut node.connect();
+    let reply = connection.put("k", b"", &vec![0; 8 << 20]);
+    assert_eq!(reply, "fail the disk is full: delete something\n");
+    assert_eq!(connection.put("k", b"", b"short"), "succ 1\n");
+    assert_eq!(connection.get("k").unwrap().1, [b"short"]);
+    assert_eq!(node.storage.placed.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_client_that_goes_in_the_middle_of_a_value_leaves_nothing() {
+    let node = Node::start(|_| {});
+    let mut connection = node.connect();
+    connection.send(b"put 1 k 0  1000000 ");
+    connection.send(&vec![0; 500_000]);
+    drop(connection);
+    let since = Instant::now();
+    while node.control().status().unwrap().statistics.connections > 0 {
+        assert!(since.elapsed() < Duration::from_secs(10));
+    }
+    assert!(node.connect().get("k").is_none());
+    assert_eq!(node.storage.placed.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn one_connection_too_many_is_told_so_and_the_others_go_on() {
+    let node = Node::start(|config| config.max_connections = 2);
+    let (mut one, mut two) = (node.connect(), node.connect());
+    assert!(one.get("k").is_none());
+    assert!(two.get("k").is_none());
+    let mut three = node.connect();
+    three.send(b"get 1 k\n");
+    assert_eq!(three.rest(), "fail too many connections: 2 are open\n");
+    assert!(one.get("k").is_none());
+    drop(two);
+    let since = Instant::now();
+    while node.control().status().unwrap().statistics.connections > 1 {
+        assert!(since.elapsed() < Duration::from_secs(10));
+    }
+    assert!(node.connect().get("k").is_none());
+    assert_eq!(
+        node.control()
+            .status()
+            .unwrap()
+            .statistics
+            .connections_refused,
+        1
+    );
+}
+
+#[test]
+fn many_connections_are_served_at_once() {
+    let node = Node::start(|_| {});
+    let mut connections: Vec<_> = (0..450).map(|_| node.connect()).collect();
+    for connection in &mut connections {
+        connection.send(b"put 1 a 0  1 b\nget 1 a\n");
+    }
+    for connection in &mut connections {
+        assert_eq!(connection.line(), "succ 1\n");
+        assert_eq!(connection.got().unwrap().1, [b"b"]);
+    }
+}
+
+#[test]
+fn idle_and_slow_clients_time_out() {
+    let node = Node::start(|config| {
+        config.idle = Duration::from_millis(200);
+        config.slow = Duration::from_millis(200);
+    });
+    assert_eq!(node.connect().rest(), "");
+    let mut slow = node.connect();
+    slow.send(b"put 1 k 0  100 abc");
+    assert!(slow.rest().starts_with("fail too slow"));
+    assert_eq!(
+        node.control()
+            .status()
+            .unwrap()
+            .statistics
+            .connections_timed_out,
+        2
+    );
+}
+
+#[test]
+fn the_control_socket_answers_what_the_text_protocol_lacks() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let node = Node::start(|_| {});
+    let socket = node.folder.path().join("control");
+    assert_eq!(
+        socket.metadata().unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    node.connect().put("k", b"", b"value");
+    let mut control = node.control();
+    let status = control.status().unwrap();
+    assert_eq!((status.n, status.r, status.w, status.q), (1, 1, 1, 6));
+    assert_eq!(status.text_address, node.address.to_string());
+    assert_eq!(status.store.entries, 1);
+    assert_eq!(status.statistics.latencies[1].1.count, 1);
+    let hash = blake3::hash(b"value").as_bytes().to_vec();
+    let keys = vec![Hex(b"k".to_vec()), Hex(b"absent".to_vec())];
+    let hashes = vec![vec![Hex(hash)], vec![]];
+    let answer = control.ask(&Request::Hashes { keys }).unwrap();
+    assert_eq!(answer, Answer::Hashes { hashes });
+    assert_eq!(control.address().unwrap(), node.address.to_string());
+    assert_eq!(control.check().unwrap().entries, 1);
+    let backup = node.folder.path().join("backup");
+    assert_eq!(control.backup(&backup).unwrap().bytes, 8);
+    let refused = control.backup(&backup).unwrap_err().to_string();
+    assert!(refused.contains("is there already"), "{refused}");
+    let delete = Request::Delete {
+        keys: vec![Hex(b"k".to_vec())],
+    };
+    assert_eq!(control.ask(&delete).unwrap(), Answer::Deleted);
+    assert!(node.connect().get("k").is_none());
+}
+
+#[test]
+fn a_folder_with_a_long_name_has_its_socket_too() {
+    let node = Node::start(|config| {
+        config.directory = config.directory.join("long".repeat(40));
+        std::fs::create_dir(&config.directory).unwrap();
+    });
+    let folder = node.folder.path().join("long".repeat(40));
+    assert!(Client::connect(&folder).unwrap().status().is_ok());
+}
+
+#[test]
+fn a_stop_ends_the_running_command_and_tells_who_asked() {
+    let mut node = Node::start(|_| {});
+    let mut idle = node.connect();
+    assert!(idle.get("k").is_none());
+    let mut busy = node.connect();
+    busy.send(b"put 1 k 0  3 a");
+    std::thread::sleep(Duration::from_millis(100));
+    let folder = node.folder.path().to_owned();
+    let asking = std::thread::spawn(move || Client::connect(&folder).unwrap().stop());
+    let running = node.running.as_ref().unwrap();
+    node.runtime.block_on(running.asked_to_stop());
+    busy.send(b"bc\n");
+    assert_eq!(busy.line(), "succ 1\n");
+    node.stop();
+    asking.join().unwrap().unwrap();
+    assert_eq!(idle.rest(), "");
+    assert!(!node.folder.path().join("control").exists());
+    let refused = Client::connect(node.folder.path())
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(refused.starts_with("no node is running on"), "{refused}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        directory: folder.path().to_owned(),
+        text_port: port,
+        ..Config::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let storage = Arc::new(Memory::default());
+    let refused = runtime.block_on(Running::start(&config, storage, NodeId(7)));
+    let refused = refused.err().unwrap().to_string();
+    assert!(
+        refused.contains(&port.to_string()) && refused.contains("--text-port"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn the_client_and_the_node_understand_each_other() {
+    use crate::client::{ClientError, TextClient};
+
+    let node = Node::start(|_| {});
+    let client = &mut TextClient::connect(&node.address.to_string()).unwrap();
+    let long: Vec<u8> = (0..700_000u32).flat_map(u32::to_le_bytes).collect();
+    for value in [&b""[..], b"\n \0", &long] {
+        let put = client
+            .put(b"k", b"", value.len() as u64, &mut &value[..])
+            .unwrap();
+        assert_eq!(put, 1);
+        let mut read = Vec::new();
+        let got = client.get(b"k", &mut |piece| {
+            assert_eq!((piece.values, piece.index), (1, 0));
+            read.extend_from_slice(piece.bytes);
+            Ok(())
+        });
+        assert_eq!(got.unwrap().unwrap().lengths, [value.len() as u64]);
+        assert!(read == value);
+        let hash = *blake3::hash(value).as_bytes();
+        assert_eq!(
+            client.hashes(&[b"k", b"absent"]).unwrap(),
+            [vec![hash], vec![]]
+        );
+    }
+    assert!(client.has(b"k").unwrap());
+    assert_eq!(client.delete(b"k").unwrap(), 1);
+    assert!(!client.has(b"k").unwrap());
+    assert!(client.get(b"k", &mut |_| Ok(())).unwrap().is_none());
+    match client.put(&[b'k'; 5000], b"", long.len() as u64, &mut &long[..]) {
+        Err(ClientError::Refused(reason)) => {
+            assert_eq!(reason, "the key has 5000 bytes, and 4092 are allowed");
+        }
+        other => panic!("{other:?}"),
+    }
+}

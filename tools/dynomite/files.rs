@@ -1,0 +1,105 @@
+//! Values in files: read from a file or from standard input, written whole or not at all.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use node::text::VALUE_BYTES_MAX;
+use tempfile::NamedTempFile;
+
+use crate::outcome::{Code, Failure, Naming, output};
+
+/// A value with its length, ready to be sent.
+pub struct Source {
+    pub reader: Box<dyn Read>,
+    pub length: u64,
+}
+
+/// Opens the value of a put.
+pub fn source(file: Option<&Path>) -> Result<Source, Failure> {
+    let (mut file, name) = match file {
+        Some(path) => {
+            let file = File::open(path).naming(Code::Local, path.display())?;
+            (file, path.display().to_string())
+        }
+        None => (standard_input()?, "standard input".to_owned()),
+    };
+    let metadata = file.metadata().naming(Code::Local, &name)?;
+    if metadata.is_dir() {
+        return Code::Local.because(format_args!("{name} is a folder: use `dynomite load`"));
+    }
+    let length = if metadata.is_file() {
+        let place = file.stream_position().naming(Code::Local, &name)?;
+        metadata.len().saturating_sub(place)
+    } else {
+        // The protocol wants the length first, so what has none is spooled.
+        let mut spool = tempfile::tempfile().naming(Code::Local, "the spool file")?;
+        let mut limited = (&mut file).take(VALUE_BYTES_MAX + 1);
+        let length = io::copy(&mut limited, &mut spool).naming(Code::Local, &name)?;
+        spool
+            .seek(SeekFrom::Start(0))
+            .naming(Code::Local, "the spool file")?;
+        file = spool;
+        length
+    };
+    if length > VALUE_BYTES_MAX {
+        return Code::Refused.because(format_args!(
+            "{name} is too long for one value: {VALUE_BYTES_MAX} bytes are allowed"
+        ));
+    }
+    let reader = Box::new(file);
+    Ok(Source { reader, length })
+}
+
+/// Standard input as a file: one that has a length is not spooled.
+fn standard_input() -> Result<File, Failure> {
+    use std::os::fd::AsFd;
+
+    let input = io::stdin().as_fd().try_clone_to_owned();
+    Ok(File::from(input.naming(Code::Local, "standard input")?))
+}
+
+/// Where a value goes.
+pub enum Sink {
+    /// To standard output.
+    Output,
+    /// To a file that takes its name once it is whole.
+    File(NamedTempFile, PathBuf),
+}
+
+impl Sink {
+    /// A sink for `path`, or standard output.
+    pub fn open(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            return Ok(Self::Output);
+        };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let file = NamedTempFile::new_in(folder).naming(Code::Local, path.display())?;
+        Ok(Self::File(file, path.to_owned()))
+    }
+
+    /// Takes the next bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Output => io::stdout().lock().write_all(bytes),
+            Self::File(file, _) => file.write_all(bytes),
+        }
+    }
+
+    /// The value is whole.
+    pub fn end(self) -> Result<(), Failure> {
+        match self {
+            Self::Output => io::stdout().flush().map_err(|error| output(&error)),
+            Self::File(file, path) => {
+                file.as_file()
+                    .sync_all()
+                    .naming(Code::Local, path.display())?;
+                file.persist(&path).naming(Code::Local, path.display())?;
+                Ok(())
+            }
+        }
+    }
+}

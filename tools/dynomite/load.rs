@@ -1,0 +1,322 @@
+//! `dynomite load`: every file below a folder becomes a value, its relative path the key.
+//!
+//! Several connections each take a stretch of the files, hash them, ask the node for the hashes
+//! of what it has, and put what differs: so an interrupted load goes on where it was, and a second
+//! one moves nothing.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use node::client::{ClientError, TextClient};
+use node::text::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use serde_json::json;
+
+use crate::arguments::Load;
+use crate::outcome::{Code, Failure, Naming, Outcome, say, say_json};
+use crate::requests::address;
+use crate::status::{amount, duration};
+
+/// Files that a connection takes at a time: one question for their hashes.
+const STRETCH: usize = 64;
+/// A file no longer than this is read once, for its hash and its put.
+const HOLD_BYTES: u64 = 1 << 20;
+/// Files that could not be loaded are named one by one, up to this many.
+const NAMED_MAX: usize = 20;
+
+/// A file to be loaded.
+struct Item {
+    path: PathBuf,
+    key: Vec<u8>,
+    length: u64,
+}
+
+/// What was found below the folder.
+#[derive(Default)]
+struct Found {
+    items: Vec<Item>,
+    bytes: u64,
+    /// Symbolic links and special files.
+    passed_over: u64,
+    /// What cannot be loaded, and why.
+    faults: Vec<String>,
+}
+
+/// What all connections share.
+struct Shared<'a> {
+    address: &'a str,
+    items: &'a [Item],
+    next: AtomicUsize,
+    stop: AtomicBool,
+    stored: AtomicU64,
+    stored_bytes: AtomicU64,
+    equal: AtomicU64,
+    faults: Mutex<Vec<String>>,
+    failure: Mutex<Option<Failure>>,
+    bar: ProgressBar,
+}
+
+/// `dynomite load`
+pub fn load(load: &Load) -> Outcome {
+    let address = address(&load.node)?;
+    // A node that is not there is named before a large folder is walked.
+    TextClient::connect(&address)?;
+    let since = Instant::now();
+    let mut found = find(&load.directory)?;
+    let shared = Shared {
+        address: &address,
+        items: &found.items,
+        next: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+        stored: AtomicU64::new(0),
+        stored_bytes: AtomicU64::new(0),
+        equal: AtomicU64::new(0),
+        faults: Mutex::new(std::mem::take(&mut found.faults)),
+        failure: Mutex::new(None),
+        bar: bar(found.bytes),
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..load.connections {
+            scope.spawn(|| shared.work());
+        }
+    });
+    shared.bar.finish_and_clear();
+    let faults = shared
+        .faults
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    for fault in faults.iter().take(NAMED_MAX) {
+        eprintln!("dynomite: {fault}");
+    }
+    if faults.len() > NAMED_MAX {
+        eprintln!("dynomite: and {} more", faults.len() - NAMED_MAX);
+    }
+    let failure = shared
+        .failure
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some(failure) = failure {
+        return failure.code.because(format_args!(
+            "{}; {} files were stored: load again, and what is there is passed over",
+            failure.error,
+            shared.stored.load(Ordering::Relaxed)
+        ));
+    }
+    let (stored, equal) = (shared.stored.into_inner(), shared.equal.into_inner());
+    let bytes = shared.stored_bytes.into_inner();
+    let took = since.elapsed();
+    let rate = u128::from(bytes) * 1_000_000 / took.as_micros().max(1);
+    let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+    if load.json {
+        say_json(&json!({
+            "stored": stored,
+            "stored_bytes": bytes,
+            "equal": equal,
+            "passed_over": found.passed_over,
+            "faults": faults,
+            "milliseconds": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        }))?;
+    } else {
+        say(format_args!(
+            "stored {stored} files, {}, in {} ({}/s); {equal} were there and equal; \
+             {} links and special files passed over; {} faults",
+            amount(bytes),
+            duration(took),
+            amount(rate),
+            found.passed_over,
+            faults.len()
+        ))?;
+    }
+    Ok(if faults.is_empty() {
+        Code::Done
+    } else {
+        Code::Local
+    })
+}
+
+fn bar(bytes: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template(
+        "{bar:40} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left  {msg}",
+    );
+    let bar = ProgressBar::new(bytes);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Walks the folder. Links are not followed: they may lead out of it, or round in it.
+fn find(directory: &Path) -> Result<Found, Failure> {
+    let metadata = fs::metadata(directory).naming(Code::Local, directory.display())?;
+    if !metadata.is_dir() {
+        return Code::Local.because(format_args!(
+            "{} is no folder: use `dynomite put`",
+            directory.display()
+        ));
+    }
+    let mut found = Found::default();
+    let mut folders = vec![directory.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.faults.push(format!("{}: {error}", folder.display()));
+                continue;
+            }
+        };
+        for entry in entries {
+            let seen = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)));
+            match seen {
+                Err(error) => found.faults.push(format!("{}: {error}", folder.display())),
+                Ok((path, metadata)) if metadata.is_dir() => folders.push(path),
+                Ok((path, metadata)) if metadata.is_file() => {
+                    found.take(directory, path, metadata.len());
+                }
+                Ok(_) => found.passed_over += 1,
+            }
+        }
+    }
+    // In order, a load that was interrupted shows at a glance how far it came.
+    found.items.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    Ok(found)
+}
+
+impl Found {
+    fn take(&mut self, directory: &Path, path: PathBuf, length: u64) {
+        let relative = path.strip_prefix(directory).unwrap_or(&path);
+        let key = relative.as_os_str().as_bytes().to_vec();
+        if key.len() > KEY_BYTES_MAX {
+            let reason = format!("its path has over {KEY_BYTES_MAX} bytes");
+            self.faults.push(format!("{}: {reason}", path.display()));
+        } else if length > VALUE_BYTES_MAX {
+            let reason = format!("it has {length} bytes, and {VALUE_BYTES_MAX} are allowed");
+            self.faults.push(format!("{}: {reason}", path.display()));
+        } else {
+            self.bytes += length;
+            self.items.push(Item { path, key, length });
+        }
+    }
+}
+
+/// A file that was read for its hash.
+struct Hashed<'a> {
+    item: &'a Item,
+    hash: [u8; 32],
+    /// The bytes of a short one.
+    held: Option<Vec<u8>>,
+    length: u64,
+}
+
+impl Shared<'_> {
+    /// Loads stretch after stretch until none is left or the node is gone.
+    fn work(&self) {
+        let result = TextClient::connect(self.address)
+            .map_err(Failure::from)
+            .and_then(|mut client| {
+                while !self.stop.load(Ordering::Relaxed) {
+                    let start = self.next.fetch_add(STRETCH, Ordering::Relaxed);
+                    let Some(rest) = self.items.get(start..).filter(|rest| !rest.is_empty()) else {
+                        break;
+                    };
+                    self.stretch(&mut client, &rest[..rest.len().min(STRETCH)])?;
+                }
+                Ok(())
+            });
+        if let Err(failure) = result {
+            self.stop.store(true, Ordering::Relaxed);
+            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(failure);
+        }
+    }
+
+    fn stretch(&self, client: &mut TextClient, items: &[Item]) -> Result<(), Failure> {
+        let mut hashed = Vec::with_capacity(items.len());
+        for item in items {
+            match hash(item) {
+                Ok(file) => hashed.push(file),
+                Err(error) => self.fault(item, &error),
+            }
+        }
+        let keys: Vec<&[u8]> = hashed.iter().map(|file| &file.item.key[..]).collect();
+        let there = client.hashes(&keys)?;
+        for (file, there) in hashed.into_iter().zip(there) {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            if there == [file.hash] {
+                self.equal.fetch_add(1, Ordering::Relaxed);
+                self.bar.inc(file.item.length);
+                continue;
+            }
+            match put(client, &file) {
+                Ok(_) => {
+                    self.stored.fetch_add(1, Ordering::Relaxed);
+                    self.stored_bytes.fetch_add(file.length, Ordering::Relaxed);
+                    self.bar.inc(file.item.length);
+                }
+                Err(ClientError::Local(error)) => {
+                    // The file shrank under the put: this connection has lost step.
+                    self.fault(file.item, &error);
+                    *client = TextClient::connect(self.address)?;
+                }
+                Err(error) => {
+                    let failure = Failure::from(error);
+                    let sentence = format!("{}: {:#}", file.item.path.display(), failure.error);
+                    return failure.code.because(sentence);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&self, item: &Item, error: &io::Error) {
+        self.bar.inc(item.length);
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.push(format!("{}: {error}", item.path.display()));
+    }
+}
+
+fn hash(item: &Item) -> io::Result<Hashed<'_>> {
+    // What was a file at the walk may be another by now: its bytes count, up to the limit.
+    let mut file = File::open(&item.path)?.take(VALUE_BYTES_MAX + 1);
+    if item.length <= HOLD_BYTES {
+        let mut held = Vec::with_capacity(usize::try_from(item.length).unwrap_or(0) + 1);
+        file.by_ref().take(HOLD_BYTES).read_to_end(&mut held)?;
+        if (held.len() as u64) < HOLD_BYTES {
+            let (hash, length) = (*blake3::hash(&held).as_bytes(), held.len() as u64);
+            return Ok(Hashed {
+                item,
+                hash,
+                held: Some(held),
+                length,
+            });
+        }
+        file = File::open(&item.path)?.take(VALUE_BYTES_MAX + 1);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let length = io::copy(&mut file, &mut hasher)?;
+    if length > VALUE_BYTES_MAX {
+        return Err(io::Error::other("it has grown over the longest value"));
+    }
+    let hash = *hasher.finalize().as_bytes();
+    Ok(Hashed {
+        item,
+        hash,
+        held: None,
+        length,
+    })
+}
+
+fn put(client: &mut TextClient, file: &Hashed<'_>) -> Result<u64, ClientError> {
+    let key = &file.item.key;
+    if let Some(held) = &file.held {
+        return client.put(key, b"", file.length, &mut &held[..]);
+    }
+    let mut opened = File::open(&file.item.path).map_err(ClientError::Local)?;
+    client.put(key, b"", file.length, &mut opened)
+}

@@ -1,0 +1,294 @@
+//! `dynomite start`: a node, from its configuration to its clean stop.
+//!
+//! Detached, the command starts itself anew in a session of its own and waits until that one
+//! serves: what goes wrong before is still told here, with its exit code.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use node::config::Config;
+use node::running::Running;
+use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, setrlimit, setsid, umask};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::arguments::Start;
+use crate::outcome::{Code, Failure, Naming, Outcome, say};
+
+/// Set in the environment of the process that goes on in the background.
+const DETACHED: &str = "DYNOMITE_DETACHED";
+/// The log's name in its folder, the original's.
+const LOG: &str = "dynomite.log";
+/// Descriptors beside those of clients: the store, the sockets, a few to spare.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// `dynomite start`
+pub fn start(arguments: &Start) -> Outcome {
+    if arguments.detached && std::env::var_os(DETACHED).is_none() {
+        return detach();
+    }
+    serve(arguments)
+}
+
+/// Starts this command again, in the background, and waits until it serves or fails.
+fn detach() -> Outcome {
+    let own = "this program, to start it in the background";
+    let program = std::env::current_exe().naming(Code::Local, own)?;
+    let mut child = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(DETACHED, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .naming(Code::Local, own)?;
+    let mut greeting = String::new();
+    if let Some(mut output) = child.stdout.take() {
+        output
+            .read_to_string(&mut greeting)
+            .naming(Code::Local, own)?;
+    }
+    if !greeting.is_empty() {
+        say(greeting.trim_end())?;
+        return Ok(Code::Done);
+    }
+    // It has told why on standard error, which it shares.
+    let status = child.wait().naming(Code::Local, own)?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    std::process::exit(i32::from(code.unwrap_or(4)));
+}
+
+fn configuration(arguments: &Start) -> Result<Config, Failure> {
+    let mut config = match &arguments.config {
+        Some(path) => Config::read(path).map_err(|error| Code::Usage.failure(error))?,
+        None => Config::default(),
+    };
+    if let Some(data) = &arguments.data {
+        config.directory.clone_from(data);
+    }
+    if let Some(port) = arguments.text_port {
+        config.text_port = port;
+    }
+    Ok(config)
+}
+
+fn serve(arguments: &Start) -> Outcome {
+    let mut config = configuration(arguments)?;
+    // The store holds a secret, the log may hold keys: no file of ours is for others.
+    umask(Mode::RWXG | Mode::RWXO);
+    let detached = arguments.detached;
+    if detached {
+        // It fails only for a leader of its group, which has what it asks for.
+        let _ = setsid();
+    }
+    folder(&config.directory)?;
+    let mut log = Log::open(arguments, &config.directory)?;
+    for notice in std::mem::take(&mut config.notices) {
+        log.note(&notice);
+    }
+    if let Some(fewer) = raise_descriptors(config.max_connections) {
+        log.note(&format!(
+            "the system gives this process descriptors for {fewer} connections, not {}: raise \
+             `ulimit -n`",
+            config.max_connections
+        ));
+        config.max_connections = fewer;
+    }
+    let (storage, node) = node::storage::open(&config, arguments.accept_loss)
+        .map_err(|error| Code::Refused.failure(error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .naming(Code::Local, "the network's threads")?;
+    let result = runtime.block_on(async {
+        let running = Running::start(&config, storage, node)
+            .await
+            .map_err(|error| Code::Refused.failure(error))?;
+        let _pidfile = Pidfile::write(arguments.pidfile.as_deref())?;
+        let mut terminate = signal(SignalKind::terminate()).naming(Code::Local, "SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).naming(Code::Local, "Ctrl-C")?;
+        greet(&running, &config.directory)?;
+        log.record(&format!("serving on {}", running.address()));
+        if detached {
+            log.take_over()?;
+        }
+        let reason = tokio::select! {
+            () = running.asked_to_stop() => "asked to stop",
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "Ctrl-C",
+        };
+        log.note(&format!("{reason}: stopping"));
+        tokio::select! {
+            stopped = running.stop() => stopped.map_err(|error| Code::Refused.failure(error)),
+            // Whoever presses twice does not want to wait: the log brings back what is in memory.
+            _ = interrupt.recv() => Code::Local.because("stopped before the last checkpoint"),
+        }
+    });
+    match &result {
+        Ok(()) => log.note("stopped"),
+        Err(failure) => log.note(&format!("stopped: {:#}", failure.error)),
+    }
+    // A client that does not read must not hold the end up.
+    runtime.shutdown_background();
+    result.map(|()| Code::Done)
+}
+
+fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
+    let data = match directory.to_str() {
+        Some("dynomite-data") => String::new(),
+        _ => format!(" --data {}", directory.display()),
+    };
+    say(format_args!(
+        "dynomite serves {} on {} (process {})\n\
+         put a first value:  echo hello | dynomite put{data} greeting\n\
+         and get it back:    dynomite get{data} greeting",
+        directory.display(),
+        running.address(),
+        std::process::id()
+    ))
+}
+
+/// Makes the data folder, for its owner alone. One that is there is taken as it is.
+fn folder(path: &Path) -> Result<(), Failure> {
+    let name = format_args!("cannot use the data folder {}", path.display()).to_string();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .naming(Code::Refused, name)
+}
+
+/// Lets this process have descriptors for its connections. Where the system's hard limit does not
+/// suffice, gives how many connections it does suffice for.
+fn raise_descriptors(connections: usize) -> Option<usize> {
+    let mut limit = getrlimit(Resource::Nofile);
+    let wanted = connections as u64 + DESCRIPTORS_SPARE;
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return None;
+    }
+    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    let _ = setrlimit(Resource::Nofile, limit);
+    let given = getrlimit(Resource::Nofile).current?;
+    if given >= wanted {
+        return None;
+    }
+    usize::try_from(given.saturating_sub(DESCRIPTORS_SPARE).max(1)).ok()
+}
+
+/// Where the node notes what happens: standard error, and the log's file if there is one.
+struct Log {
+    file: Option<File>,
+    background: bool,
+}
+
+impl Log {
+    fn open(arguments: &Start, data: &Path) -> Result<Self, Failure> {
+        let folder = match &arguments.log {
+            Some(folder) => Some(folder.as_path()),
+            None => arguments.detached.then_some(data),
+        };
+        let open = |folder: &Path| {
+            fs::create_dir_all(folder)?;
+            let mut options = OpenOptions::new();
+            options.create(true).append(true).mode(0o600);
+            options.open(folder.join(LOG))
+        };
+        let file =
+            folder.map(|folder| open(folder).naming(Code::Local, folder.join(LOG).display()));
+        Ok(Self {
+            file: file.transpose()?,
+            background: false,
+        })
+    }
+
+    /// Notes a line for whoever watches.
+    fn note(&mut self, line: &str) {
+        self.record(line);
+        if !self.background {
+            let _ = writeln!(io::stderr(), "dynomite: {line}");
+        }
+    }
+
+    /// Notes a line in the file alone. A log that cannot be written does not stop a node.
+    fn record(&mut self, line: &str) {
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs());
+        if let Some(file) = &mut self.file {
+            let _ = writeln!(file, "{} {line}", utc(seconds));
+        }
+    }
+
+    /// From here on whatever is written goes to the log: the terminal is let go, and whoever
+    /// started the node sees that it serves.
+    fn take_over(&mut self) -> Result<(), Failure> {
+        self.background = true;
+        if let Some(file) = &self.file {
+            rustix::stdio::dup2_stdout(file).naming(Code::Local, LOG)?;
+            rustix::stdio::dup2_stderr(file).naming(Code::Local, LOG)?;
+        }
+        Ok(())
+    }
+}
+
+/// Seconds since 1970 as a date and time (Howard Hinnant, "chrono-compatible low-level date
+/// algorithms", 2014).
+fn utc(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// The file with the process id, gone with the node.
+struct Pidfile(Option<PathBuf>);
+
+impl Pidfile {
+    fn write(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            return Ok(Self(None));
+        };
+        fs::write(path, format!("{}\n", std::process::id())).naming(Code::Local, path.display())?;
+        Ok(Self(Some(path.to_owned())))
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, date) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_240_543_271, "2009-04-24T03:21:11Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), date);
+        }
+    }
+}
