@@ -1,4 +1,5 @@
 //! Every on-disk structure, a file each. Offsets live here and nowhere else.
+#![doc = include_str!("../../FORMAT.md")]
 
 pub mod body;
 pub mod bytes;
@@ -12,3 +13,6 @@ pub mod pointer;
 pub mod record;
 pub mod region_table;
 pub mod superblock;
+
+#[cfg(test)]
+mod tests;

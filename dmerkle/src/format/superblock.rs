@@ -41,7 +41,8 @@ layout! {
     AT_FANOUT_MAX "fanout_max" 54 + 2;
     AT_SLOT "slot" 56 + 1;
     AT_TABLE_COPY "table_copy" 57 + 1;
-    AT_ZERO "zero" 58 + 6;
+    AT_EARLIER_COUNT "earlier_count" 58 + 1;
+    AT_ZERO "zero" 59 + 5;
     AT_STORE_ID "store_id" 64 + 16;
     AT_NONCE "nonce" 80 + 8;
     AT_GENERATION "generation" 88 + 8;
@@ -58,7 +59,8 @@ layout! {
     AT_TABLE_CHECKSUM "table_checksum" 220 + 4;
     AT_FINGERPRINT_KEY "fingerprint_key" 224 + 32;
     AT_CREATED "created" 256 + 8;
-    AT_PADDING "padding" 264 + 248;
+    AT_EARLIER "earlier" 264 + 240;
+    AT_PADDING "padding" 504 + 8;
 }
 
 /// One of the two places that a superblock is written to.
@@ -105,6 +107,23 @@ impl Slot {
     }
 }
 
+/// Where an incarnation's log begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IncarnationStart {
+    /// Which one.
+    pub incarnation: Incarnation,
+    /// Its random number.
+    pub opening: OpeningId,
+    /// Its first LSN, to the byte.
+    pub start: Lsn,
+}
+
+/// The most earlier incarnations that a superblock names.
+pub const EARLIER_MAX: usize = 10;
+
+/// Bytes of one of them.
+const EARLIER_BYTES: usize = 24;
+
 /// Which copy of the region table belongs to a generation, and how to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RegionTableRef {
@@ -150,6 +169,11 @@ pub struct Superblock {
     pub fingerprint_key: FingerprintKey,
     /// When the store was created, in Unix seconds.
     pub created: u64,
+    /// The earlier incarnations that wrote the log between `log_start` and `cut`, oldest first: so
+    /// that none is forgotten when its blocks rot. The scan gives them to the next opening; a
+    /// checkpoint, whose log starts behind the cut, needs none. Past [`EARLIER_MAX`] the oldest
+    /// are left out.
+    pub earlier: Vec<IncarnationStart>,
 }
 
 impl Superblock {
@@ -195,6 +219,16 @@ impl Superblock {
         put_at(&mut out, AT_TABLE_CHECKSUM, table.checksum.to_le_bytes());
         put_at(&mut out, AT_FINGERPRINT_KEY, self.fingerprint_key.0);
         put_at(&mut out, AT_CREATED, self.created.to_le_bytes());
+        let known = &self.earlier[self.earlier.len().saturating_sub(EARLIER_MAX)..];
+        out[AT_EARLIER_COUNT] = u8::try_from(known.len()).expect("at most 10");
+        for (earlier, place) in known
+            .iter()
+            .zip(out[AT_EARLIER..].chunks_exact_mut(EARLIER_BYTES))
+        {
+            put_at(place, 0, earlier.incarnation.0.to_le_bytes());
+            put_at(place, 8, earlier.opening.0.to_le_bytes());
+            put_at(place, 16, earlier.start.0.to_le_bytes());
+        }
         let checksum = checksum(&out);
         put_at(&mut out, AT_CHECKSUM, checksum.to_le_bytes());
         out
@@ -239,8 +273,12 @@ impl Superblock {
             other => return field("slot", 1, other.into()),
         };
         let copy = reader.u8()?;
+        let earlier_count = usize::from(reader.u8()?);
+        if earlier_count > EARLIER_MAX {
+            return field("earlier_count", EARLIER_MAX as u64, earlier_count as u64);
+        }
         reader.zeros(AT_STORE_ID - AT_ZERO)?;
-        let superblock = Self {
+        let mut superblock = Self {
             geometry,
             store_id: reader.array()?,
             nonce: reader.u64()?,
@@ -263,7 +301,16 @@ impl Superblock {
             },
             fingerprint_key: FingerprintKey(reader.array()?),
             created: reader.u64()?,
+            earlier: Vec::new(),
         };
+        for _ in 0..earlier_count {
+            superblock.earlier.push(IncarnationStart {
+                incarnation: Incarnation(reader.u64()?),
+                opening: OpeningId(reader.u64()?),
+                start: Lsn(reader.u64()?),
+            });
+        }
+        reader.zeros((EARLIER_MAX - earlier_count) * EARLIER_BYTES)?;
         reader.zeros(SUPERBLOCK_BYTES - AT_PADDING)?;
         superblock.validate()?;
         Ok((superblock, slot))
@@ -280,6 +327,14 @@ impl Superblock {
         }
         if self.durable > LSN_MAX {
             return field("durable", LSN_MAX.0, self.durable.0);
+        }
+        let mut last = Incarnation(0);
+        for earlier in &self.earlier {
+            if earlier.incarnation <= last && last.0 != 0 || earlier.incarnation >= self.incarnation
+            {
+                return field("earlier", self.incarnation.0, earlier.incarnation.0);
+            }
+            last = earlier.incarnation;
         }
         if table.copy > 1 {
             return field("table_copy", 1, table.copy.into());
@@ -397,6 +452,11 @@ pub(crate) mod tests {
             },
             fingerprint_key: FingerprintKey::PUBLIC,
             created: 1_700_000_000,
+            earlier: vec![IncarnationStart {
+                incarnation: Incarnation(1),
+                opening: OpeningId(98),
+                start: Lsn(8190),
+            }],
         }
     }
 

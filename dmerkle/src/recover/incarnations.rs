@@ -4,19 +4,8 @@
 //! how it was learnt: an opening that wrote a valid block, or a superblock, has happened.
 
 use crate::format::log_block::GroupHeader;
-use crate::format::superblock::Superblock;
-use crate::types::{Incarnation, Lsn, OpeningId};
-
-/// Where an incarnation's log begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IncarnationStart {
-    /// Which one.
-    pub incarnation: Incarnation,
-    /// Its random number.
-    pub opening: OpeningId,
-    /// Its first LSN, to the byte.
-    pub start: Lsn,
-}
+use crate::format::superblock::{IncarnationStart, Superblock};
+use crate::types::{Incarnation, Lsn};
 
 impl IncarnationStart {
     /// What a block says of the incarnation that wrote it.
@@ -92,6 +81,15 @@ impl Incarnations {
             .take_while(|known| known.incarnation > incarnation)
             .map(|known| known.start)
             .max()
+    }
+
+    /// Those that wrote the live log between `start` and `end`: what the next superblock names.
+    pub(super) fn live_between(&self, start: Lsn, end: Lsn) -> Vec<IncarnationStart> {
+        let live = |known: &&IncarnationStart| {
+            let ends = self.limit(known.incarnation).unwrap_or(Lsn(u64::MAX));
+            known.start <= end && ends > known.start && ends > start
+        };
+        self.0.iter().filter(live).copied().collect()
     }
 
     /// All of them.

@@ -27,7 +27,6 @@ mod ring;
 mod scan;
 mod superblocks;
 
-pub use incarnations::IncarnationStart;
 pub use scan::{BatchAt, Scan, ScanInput, Tail, scan};
 pub use superblocks::{
     Choice, CopyFault, NotAStore, Refusal, Superblocks, choose, read_superblocks,

@@ -1,8 +1,9 @@
 //! Reading the ring: in runs while the log is followed, whole when a superblock is lost.
 
-use super::incarnations::{IncarnationStart, Incarnations};
+use super::incarnations::Incarnations;
 use super::{ReadAt, Unreadable};
 use crate::format::log_block::{LogBlock, claim};
+use crate::format::superblock::IncarnationStart;
 use crate::geometry::Geometry;
 use crate::types::{Generation, Incarnation, Lsn};
 

@@ -5,14 +5,14 @@
 //! the verdict on the tail) is known, because a later incarnation may have begun inside it.
 
 use super::ReadAt;
-use super::incarnations::{IncarnationStart, Incarnations};
+use super::incarnations::Incarnations;
 use super::ring::{Window, sweep};
 use crate::format::log_block::{
     BlockKind, GroupHeader, LOG_HEADER_BYTES, LogBlock, block_at_or_after, claim, payload_end_lsn,
     payload_lsn,
 };
 use crate::format::record::{BATCH_HEADER_BYTES, batch_len};
-use crate::format::superblock::Superblock;
+use crate::format::superblock::{IncarnationStart, Superblock};
 use crate::geometry::Geometry;
 use crate::types::{Generation, Incarnation, Lsn};
 
@@ -58,7 +58,7 @@ pub enum Tail {
 }
 
 /// What the log says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
     /// Where the live log ends, to the byte: the cut of the next incarnation.
     pub end: Lsn,
@@ -71,6 +71,9 @@ pub struct Scan {
     pub incarnation: Incarnation,
     /// Bytes of ring from the log's start to its end.
     pub live_bytes: u64,
+    /// The incarnations that wrote the live log, oldest first: what the next opening's superblock
+    /// names as `earlier`. Empty if nothing is live.
+    pub earlier: Vec<IncarnationStart>,
     /// How the log ends.
     pub tail: Tail,
 }
@@ -196,7 +199,7 @@ impl<'a> Scanner<'a> {
         let geometry = &superblock.geometry;
         let mut known = Incarnations::default();
         known.learn(IncarnationStart::of_superblock(superblock));
-        for &start in input.starts {
+        for &start in superblock.earlier.iter().chain(input.starts) {
             known.learn(start);
         }
         if input.accept_loss.is_some() {
@@ -510,12 +513,19 @@ impl<'a> Scanner<'a> {
     }
 
     fn finish(self, tail: Tail) -> Scan {
+        let log_start = self.input.superblock.log_start;
+        let earlier = if self.end > log_start {
+            self.known.live_between(log_start, self.end)
+        } else {
+            Vec::new()
+        };
         Scan {
+            earlier,
             end: self.end,
             durable: self.durable,
             stamp: self.stamp,
             incarnation: self.incarnation,
-            live_bytes: self.end.0 - self.input.superblock.log_start.0,
+            live_bytes: self.end.0 - log_start.0,
             tail,
         }
     }

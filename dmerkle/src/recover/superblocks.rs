@@ -6,10 +6,11 @@
 //! The next superblock goes to the slot *not* opened from, whatever the numbers say.
 
 use super::ReadAt;
-use super::incarnations::IncarnationStart;
 use super::ring::sweep;
 use crate::error::{Corrupt, Fault, Place, Structure};
-use crate::format::superblock::{SUPERBLOCK_BYTES, Slot, Superblock, has_magic, newer_version};
+use crate::format::superblock::{
+    IncarnationStart, SUPERBLOCK_BYTES, Slot, Superblock, has_magic, newer_version,
+};
 use crate::geometry::SUPERBLOCK_OFFSETS;
 use crate::types::{Generation, Incarnation};
 use core::fmt;

@@ -144,6 +144,7 @@ impl Life {
         let mut superblock = sample(geometry);
         superblock.generation = Generation(1);
         superblock.incarnation = Incarnation(1);
+        superblock.earlier.clear();
         (superblock.log_start, superblock.cut, superblock.durable) = (Lsn(0), Lsn(0), Lsn(0));
         let bytes = usize::try_from(geometry.data_start().0 * geometry.unit()).unwrap();
         let mut life = Self {
@@ -277,6 +278,7 @@ impl Life {
         self.flush();
         self.superblock.generation.0 += 1;
         self.superblock.log_start = self.next;
+        self.superblock.earlier.clear();
         self.superblock.durable = self.durable;
         if self.chance.one_in(3) && self.append(1, 1024) {
             // A commit beside the checkpoint, not yet stamped with it.
@@ -379,6 +381,7 @@ impl Life {
         self.superblock.incarnation =
             Incarnation(found.scan.incarnation.0.max(found.choice.incarnation.0) + 1);
         self.superblock.opening = OpeningId(self.chance.next());
+        self.superblock.earlier = found.scan.earlier;
         self.superblock.cut = end;
         self.superblock.durable = end;
         self.stamp = self.superblock.generation;
@@ -430,14 +433,6 @@ impl Life {
             1 => sector[usize::try_from(self.chance.below(512)).unwrap()] ^= 0x10,
             2 => disk.unreadable.push(offset),
             _ => match self.before.get(&offset) {
-                // The honest limit: a lost write that uncovers a dead block of the same LSN looks
-                // alive when nothing else of its incarnation is left to say that it began.
-                Some(before)
-                    if LogBlock::decode(before, self.superblock.nonce, &self.geometry)
-                        .is_ok_and(|block| block.lsn == lsn) =>
-                {
-                    return;
-                }
                 Some(before) => sector.copy_from_slice(before),
                 None => return,
             },
