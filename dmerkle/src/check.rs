@@ -359,3 +359,6 @@ impl fmt::Display for Broken {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,8 +113,9 @@ impl<B: AsRef<[u8]>> Node<B> {
         tree: Option<TreeId>,
     ) -> Result<Self, Corrupt> {
         let node = Self::header(bytes, pointer, tree)?;
+        node.validate_records()?;
         node.validate_fences()?;
-        node.validate_keys()?;
+        node.validate_range()?;
         if node.level > 0 {
             node.validate_children()?;
         }
@@ -159,8 +160,9 @@ impl<B: AsRef<[u8]>> Node<B> {
             return rule("the arrays do not fit the used bytes");
         }
         let prefix_end = layout::HEADER_BYTES + usize::from(prefix_len);
-        let mut padding = block[prefix_end..heads].iter().chain(&block[used..]);
-        if padding.any(|&byte| byte != 0) {
+        // All bytes are looked at, which is faster than to stop at the first that is not zero.
+        let any = |bytes: &[u8]| bytes.iter().fold(0, |any, byte| any | byte) != 0;
+        if any(&block[prefix_end..heads]) || any(&block[used..]) {
             return rule("padding is not zero");
         }
         let short = |at: usize| u32::try_from(at).expect("inside the block");
@@ -184,45 +186,7 @@ impl<B: AsRef<[u8]>> Node<B> {
             bounded: header.flags & layout::FLAG_UNBOUNDED == 0,
             bytes,
         };
-        node.validate_slots(heap)?;
         Ok(node)
-    }
-
-    /// Slots ascend from the heap's beginning and leave room for each record.
-    fn validate_slots(&self, heap: usize) -> Result<(), Corrupt> {
-        let rule = |text| Err(Corrupt::rule(Structure::Node, text));
-        let end = self.heap_end as usize;
-        let keys = self.keys();
-        let mut at = heap;
-        for index in 0..keys {
-            if self.slot(index) != at {
-                return rule("the records do not tile the heap");
-            }
-            let next = if index + 1 < keys {
-                self.slot(index + 1)
-            } else {
-                end
-            };
-            if next < at || next > end {
-                return rule("a slot points outside the heap");
-            }
-            if self.level == 0 {
-                let record = &self.block()[at..next];
-                if record.len() < layout::SUFFIX_LEN_BYTES {
-                    return rule("a record is too short for its key");
-                }
-                let suffix = usize::from(u16_at(record, 0));
-                if record.len() < layout::SUFFIX_LEN_BYTES + suffix {
-                    return rule("a record is too short for its key");
-                }
-                BodyRef::decode(&record[layout::SUFFIX_LEN_BYTES + suffix..])?;
-            }
-            at = next;
-        }
-        if at != end {
-            return rule("the records do not tile the heap");
-        }
-        Ok(())
     }
 
     fn validate_fences(&self) -> Result<(), Corrupt> {
@@ -240,25 +204,63 @@ impl<B: AsRef<[u8]>> Node<B> {
         Ok(())
     }
 
-    /// Heads are right, keys ascend strictly and lie between the fences.
-    fn validate_keys(&self) -> Result<(), Corrupt> {
+    /// The records tile the heap, heads are those of their keys, keys ascend strictly, and every
+    /// body is one.
+    fn validate_records(&self) -> Result<(), Corrupt> {
         let rule = |text| Err(Corrupt::rule(Structure::Node, text));
-        let keys = self.keys();
-        for index in 0..keys {
-            let key = self.key(index);
-            if key.len() > KEY_BYTES_MAX {
-                expect("key length", KEY_BYTES_MAX as u64, key.len() as u64)?;
+        let block = self.block();
+        let (heads, _) = block[self.heads as usize..self.slots as usize].as_chunks::<4>();
+        let (slots, _) = block[self.slots as usize..self.children as usize].as_chunks::<4>();
+        let end = self.heap_end as usize;
+        let mut at = self.children as usize + self.children_bytes();
+        let mut before: Option<(u32, &[u8])> = None;
+        for (index, (head, slot)) in heads.iter().zip(slots).enumerate() {
+            let next = slots
+                .get(index + 1)
+                .map_or(end, |next| u32::from_le_bytes(*next) as usize);
+            if u32::from_le_bytes(*slot) as usize != at || next < at || next > end {
+                return rule("the records do not tile the heap");
             }
-            if self.head(index) != layout::head_of(key.suffix) {
+            let mut suffix = &block[at..next];
+            if self.level == 0 {
+                let Some((length, rest)) = suffix.split_first_chunk::<2>() else {
+                    return rule("a record is too short for its key");
+                };
+                let length = usize::from(u16::from_le_bytes(*length));
+                let Some((own, body)) = rest.split_at_checked(length) else {
+                    return rule("a record is too short for its key");
+                };
+                BodyRef::decode(body)?;
+                suffix = own;
+            }
+            let length = usize::from(self.prefix_len) + suffix.len();
+            if length > KEY_BYTES_MAX {
+                expect("key length", KEY_BYTES_MAX as u64, length as u64)?;
+            }
+            let head = u32::from_le_bytes(*head);
+            if head != layout::head_of(suffix) {
                 return rule("a head is not that of its key");
             }
-            if index > 0 && self.key(index - 1).suffix >= key.suffix {
+            // Heads that ascend say all; only equal ones leave the suffixes to be compared.
+            let ascends = before
+                .is_none_or(|(other, shorter)| other < head || (other == head && shorter < suffix));
+            if !ascends {
                 return rule("the keys do not ascend");
             }
+            before = Some((head, suffix));
+            at = next;
         }
-        if keys == 0 {
+        if at != end {
+            return rule("the records do not tile the heap");
+        }
+        Ok(())
+    }
+
+    /// The first key and the last lie between the fences, and so do all others.
+    fn validate_range(&self) -> Result<(), Corrupt> {
+        let Some(last) = self.keys().checked_sub(1) else {
             return Ok(());
-        }
+        };
         let above_low = match self.key(0).cmp_key(self.low()) {
             Ordering::Less => false,
             Ordering::Equal => self.level == 0,
@@ -266,9 +268,12 @@ impl<B: AsRef<[u8]>> Node<B> {
         };
         let below_high = self
             .high()
-            .is_none_or(|high| self.key(keys - 1).cmp_key(high) == Ordering::Less);
+            .is_none_or(|high| self.key(last).cmp_key(high).is_lt());
         if !above_low || !below_high {
-            return rule("a key lies outside the fences");
+            return Err(Corrupt::rule(
+                Structure::Node,
+                "a key lies outside the fences",
+            ));
         }
         Ok(())
     }
@@ -356,13 +361,6 @@ impl<B: AsRef<[u8]>> Node<B> {
         ) as usize
     }
 
-    fn head(&self, index: usize) -> u32 {
-        u32_at(
-            self.block(),
-            self.heads as usize + index * layout::HEAD_BYTES,
-        )
-    }
-
     /// The record of key `index`.
     pub(crate) fn record(&self, index: usize) -> &[u8] {
         let end = if index + 1 < self.keys() {
@@ -390,8 +388,20 @@ impl<B: AsRef<[u8]>> Node<B> {
         }
     }
 
+    fn child_stride(&self) -> usize {
+        layout::CHILD_BYTES + usize::from(self.aux_len)
+    }
+
+    /// Bytes of the child records; none in a leaf.
+    fn children_bytes(&self) -> usize {
+        if self.is_leaf() {
+            return 0;
+        }
+        self.count() * self.child_stride()
+    }
+
     pub(crate) fn child_record(&self, index: usize) -> &[u8] {
-        let stride = layout::CHILD_BYTES + usize::from(self.aux_len);
+        let stride = self.child_stride();
         let at = self.children as usize + index * stride;
         &self.block()[at..at + stride]
     }
@@ -411,10 +421,13 @@ impl<B: AsRef<[u8]>> Node<B> {
         let head = layout::head_of(suffix);
         let (heads, _) = block[self.heads as usize..self.slots as usize].as_chunks::<4>();
         let mut at = heads.partition_point(|&own| u32::from_le_bytes(own) < head);
-        let ties = heads[at..]
-            .iter()
-            .take_while(|&&own| u32::from_le_bytes(own) == head)
-            .count();
+        if heads
+            .get(at)
+            .is_none_or(|&own| u32::from_le_bytes(own) != head)
+        {
+            return (at, false);
+        }
+        let ties = heads[at..].partition_point(|&own| u32::from_le_bytes(own) == head);
         let mut end = at + ties;
         while at < end {
             let middle = usize::midpoint(at, end);

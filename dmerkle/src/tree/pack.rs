@@ -12,6 +12,7 @@
 //!   opened again.
 //! - `total` is the sum of all pending entries, so that the last leaf of a flush is never hashed.
 
+use crate::error::{Corrupt, Place, Structure};
 use crate::fingerprint::FingerprintKey;
 use crate::format::body::BodyRef;
 use crate::format::pointer::Pointer;
@@ -411,6 +412,14 @@ impl Packer {
         expect_level(Some(level), &node)?;
         ground.retire_node(&child.root.pointer);
         let (low, _) = self.children[above].pop().expect("it was seen");
+        if node.low() != low {
+            return Err(Corrupt::rule(
+                Structure::Node,
+                "its fences are not those its parent gives it",
+            )
+            .at(Place::Block(child.root.pointer.block))
+            .into());
+        }
         if level == 0 {
             self.reopen_leaf(ground, &node, low, child.root.summary.sum)?;
         } else {

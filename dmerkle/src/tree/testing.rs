@@ -11,7 +11,11 @@ use crate::format::body::{BodyBuilder, BodyRef};
 use crate::format::extent::encode_extent;
 use crate::format::pointer::Pointer;
 use crate::geometry::Geometry;
-use crate::tree::{Applied, Apply, Change, Ground, Node, Op, Progress, Root, Settings, Source};
+use crate::tree::branch::encode_branch;
+use crate::tree::node::Label;
+use crate::tree::{
+    Applied, Apply, Change, Ground, Lookup, Node, Op, Progress, Root, Settings, Source, Step,
+};
 use crate::types::{BlockId, Generation, OpeningId, Order, Run, Summary, TreeId};
 
 pub(crate) const TREE: TreeId = TreeId(3);
@@ -152,6 +156,21 @@ impl Memory {
         report
     }
 
+    /// One entry's body, by lookup.
+    pub fn get(&mut self, root: &Root, key: &[u8]) -> Option<Vec<u8>> {
+        let mut lookup = Lookup::new(key);
+        let mut pointer = root.pointer;
+        while !pointer.is_none() {
+            let node = self.node(TREE, &pointer).unwrap();
+            match lookup.step(&node).unwrap() {
+                Step::Need(next) => pointer = next,
+                Step::Found(body) => return Some(body.as_bytes().to_vec()),
+                Step::Absent => return None,
+            }
+        }
+        None
+    }
+
     /// All entries, by walking.
     pub fn contents(&mut self, pointer: &Pointer, out: &mut Model) {
         if pointer.is_none() {
@@ -215,4 +234,26 @@ impl Ground for Memory {
     fn retire_extent(&mut self, run: Run) {
         self.retired_extents.push(run);
     }
+}
+
+/// A root branch of `children` (low fence and child), written in generation 1.
+pub(crate) fn root_branch(
+    geometry: Geometry,
+    block: BlockId,
+    order: Order,
+    level: u8,
+    children: &[(Vec<u8>, Root)],
+) -> (Vec<u8>, Pointer) {
+    let label = Label {
+        tree: TREE,
+        block,
+        order,
+        generation: Generation(1),
+        opening: OpeningId(1),
+    };
+    let mut bytes = vec![0; (geometry.unit_bytes as usize) << order.0];
+    let pointer = encode_branch(&mut bytes, &label, level, None, children.len(), |index| {
+        (&children[index].0, children[index].1)
+    });
+    (bytes, pointer)
 }

@@ -109,6 +109,10 @@ fn live(geometry: Geometry, rounds: Vec<Vec<(Vec<u8>, What)>>) -> (Root, Memory,
         assert_eq!(root.summary, summary(&model, b"", None));
         memory.check(&root, generation);
 
+        for key in ops.keys() {
+            assert_eq!(memory.get(&root, key), model.get(key).cloned());
+        }
+
         // What is there already changes nothing.
         let same = memory.apply(generation + 1, root, &ops);
         assert_eq!((same.root, same.written), (root, 0));
