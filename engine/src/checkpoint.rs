@@ -334,6 +334,7 @@ impl Checkpointer {
                     catalog: running.catalog_root.pointer,
                     catalog_summary: running.catalog_root.summary,
                     region_table: table,
+                    earlier: Vec::new(), // the log starts behind the cut
                     ..self.superblock.clone()
                 });
                 running.phase = Phase::Superblock;

@@ -114,6 +114,7 @@ pub(crate) fn format_disk(
         },
         fingerprint_key: options.fingerprint_key.clone(),
         created: created_unix_s,
+        earlier: Vec::new(),
     };
     use dmerkle::format::superblock::Slot;
     write_superblock(disk, &geometry, &superblock, Slot::B)?;
@@ -131,6 +132,7 @@ struct Doubtful {
 struct Replay<'a> {
     disk: &'a dyn Disk,
     geometry: &'a Geometry,
+    file_bytes: u64,
     key: &'a FingerprintKey,
     space: &'a Space,
     directory: &'a Directory,
@@ -177,13 +179,13 @@ impl Replay<'_> {
     }
 
     fn mark(&self, run: Run) -> Result<(), Error> {
-        if !self.space.holds(run) {
-            return Err(Corrupt::rule(Structure::LogRecord, "an extent outside the data regions")
-                .at(Place::Block(run.start))
-                .into());
+        if self.space.mark(run, self.file_bytes) {
+            return Ok(());
         }
-        self.space.mark(run);
-        Ok(())
+        let outside = "an extent outside the data regions";
+        Err(Corrupt::rule(Structure::LogRecord, outside)
+            .at(Place::Block(run.start))
+            .into())
     }
 
     /// Whether every extent of a batch is on the disk as its record says.
@@ -202,7 +204,7 @@ impl Replay<'_> {
 
     fn extent_holds(&self, extent: ExtentRef<'_>) -> bool {
         let run = extent.run(self.geometry);
-        if !self.space.holds(run) {
+        if run.end() * self.geometry.unit() > self.file_bytes {
             return false;
         }
         let bytes = u64::from(run.units) * self.geometry.unit();
@@ -252,6 +254,7 @@ pub(crate) fn open(
     let mut replay = Replay {
         disk: disk.as_ref(),
         geometry: &geometry,
+        file_bytes: reads.size,
         key: &superblock.fingerprint_key,
         space: &space,
         directory: &directory,
@@ -324,6 +327,12 @@ pub(crate) fn open(
             cut,
             durable: cut,
             next_tree: directory.next_id(),
+            earlier: scanned
+                .earlier
+                .iter()
+                .filter(|earlier| earlier.start <= cut)
+                .copied()
+                .collect(),
             ..superblock
         };
         slot = choice.write_next;

@@ -141,9 +141,7 @@ impl Space {
             self.geometry.map_offset(region, 0),
             2 * self.geometry.map_bytes(),
         )?;
-        inner.allocator.add_region();
-        inner.reachable.add_region();
-        inner.rows.push(Row::fresh(&self.geometry));
+        self.add_region(inner);
         Ok(())
     }
 
@@ -237,14 +235,34 @@ impl Space {
         }
     }
 
-    /// Says at recovery that the live log names these units.
-    pub(crate) fn mark(&self, run: Run) {
-        self.inner.lock().allocator.mark(run);
+    /// Says at recovery that the live log names these units. They may lie in regions that no
+    /// durable table knows yet, as far as the file reaches. `false` if they lie nowhere.
+    pub(crate) fn mark(&self, run: Run, file_bytes: u64) -> bool {
+        if run.end() * self.geometry.unit() > file_bytes {
+            return false;
+        }
+        let mut inner = self.inner.lock();
+        while !inner.allocator.holds(run) {
+            let past_last = inner.rows.len() as u64 >= u64::from(self.geometry.regions_max);
+            if past_last || self.known_end(&inner) > run.start.0 {
+                return false;
+            }
+            self.add_region(&mut inner);
+        }
+        inner.allocator.mark(run);
+        true
     }
 
-    /// Whether these units lie where data may lie.
-    pub(crate) fn holds(&self, run: Run) -> bool {
-        self.inner.lock().allocator.holds(run)
+    /// The first unit behind the known regions.
+    fn known_end(&self, inner: &Inner) -> u64 {
+        let regions = u32::try_from(inner.rows.len()).expect("at most 2^20 regions");
+        self.geometry.region_start(regions).0
+    }
+
+    fn add_region(&self, inner: &mut Inner) {
+        inner.allocator.add_region();
+        inner.reachable.add_region();
+        inner.rows.push(Row::fresh(&self.geometry));
     }
 
     /// The checkpoint's roots reach these units now; the last ones may have (a part that was
