@@ -654,6 +654,22 @@ fn evidence_is_found_behind_the_run_and_behind_a_long_group() {
 }
 
 #[test]
+fn what_the_superblock_knows_to_be_durable_is_never_torn() {
+    let (mut disk, mut superblock, places) = big_log(&[100, 100]);
+    let at = usize::try_from(superblock.geometry.log_offset(places[1])).unwrap();
+    disk.bytes[at] ^= 1;
+    let bad = places[1];
+    assert_eq!(
+        tail_of(&disk, &superblock, Reach::FULL),
+        Tail::Torn { at: bad }
+    );
+    superblock.durable = Lsn(bad.0 + 1);
+    let tail = tail_of(&disk, &superblock, Reach::FULL);
+    let durable = superblock.durable;
+    assert_eq!(tail, Tail::Corrupt { at: bad, durable });
+}
+
+#[test]
 #[ignore = "a measurement: run with --release --nocapture"]
 fn recoveries_per_second() {
     let mut life = Life::new(7);
