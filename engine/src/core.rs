@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
+use crate::planted::{self, Bug};
 use crate::queue::{Completion, Full, Group, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
@@ -354,9 +355,7 @@ impl Core {
         queue.set_writing_durable(durable_waits);
         drop(queue);
 
-        let written = self
-            .write_groups(&groups, stamp, durable)
-            .and_then(|()| self.disk.flush().map_err(Error::io("flushing the log")));
+        let written = self.write_and_flush(&groups, stamp, durable);
         let fate = written.map_err(|error| self.poison(&error, durable));
 
         let mut queue = self.queue.lock();
@@ -368,7 +367,11 @@ impl Core {
             self.show(queue.visible());
         }
         // Whoever joined in the meantime needs a next leader.
-        let orphans = if fate.is_err() { queue.take() } else { Vec::new() };
+        let orphans = if fate.is_err() {
+            queue.take()
+        } else {
+            Vec::new()
+        };
         if queue.has_waiting() {
             self.log_work.notify_one();
         }
@@ -388,12 +391,26 @@ impl Core {
         fate
     }
 
-    fn write_groups(
+    /// From here on a crash finds the groups.
+    fn write_and_flush(
         &self,
         groups: &[Group],
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
+        let flush = || self.disk.flush().map_err(Error::io("flushing the log"));
+        if planted::has(Bug::AckBeforeFlush) {
+            flush()?;
+            return self.write_groups(groups, stamp, durable);
+        }
+        self.write_groups(groups, stamp, durable)?;
+        if planted::has(Bug::DropLogFlush) {
+            return Ok(());
+        }
+        flush()
+    }
+
+    fn write_groups(&self, groups: &[Group], stamp: Generation, durable: Lsn) -> Result<(), Error> {
         let geometry = &self.identity.geometry;
         for group in groups {
             let header = GroupHeader {
@@ -405,7 +422,8 @@ impl Core {
                 stamp,
             };
             let blocks = log_block::group_blocks(geometry, group.payload.len());
-            let mut buffer = AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
+            let mut buffer =
+                AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
             let nonce = self.identity.nonce;
             if group.skip {
                 log_block::encode_skip(geometry, nonce, &header, &mut buffer);
@@ -487,7 +505,8 @@ impl Core {
     fn memtable_is_full(&self) -> bool {
         let state = self.state.load();
         let budget = self.options.memtable_bytes;
-        state.active.bytes() > budget && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
+        state.active.bytes() > budget
+            && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
     }
 
     fn wake_maintenance_if_due(&self, queue: &Queue, state: &State) {

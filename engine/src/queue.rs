@@ -125,12 +125,7 @@ impl Group {
 
 impl Queue {
     /// A queue that goes on behind `end` (byte exact), all of it durable.
-    pub(crate) fn new(
-        geometry: Geometry,
-        end: Lsn,
-        tail: Lsn,
-        generation: Generation,
-    ) -> Self {
+    pub(crate) fn new(geometry: Geometry, end: Lsn, tail: Lsn, generation: Generation) -> Self {
         Self {
             geometry,
             groups: VecDeque::new(),
@@ -186,9 +181,7 @@ impl Queue {
     fn open_fits(&self, length: usize) -> bool {
         self.groups.back().is_some_and(|group| {
             let payload = group.payload.len() + length;
-            group.open
-                && payload as u64 <= UNFLUSHED_BYTES_MAX
-                && self.fits(group.start, payload)
+            group.open && payload as u64 <= UNFLUSHED_BYTES_MAX && self.fits(group.start, payload)
         })
     }
 
