@@ -204,9 +204,9 @@ impl Checkpointer {
         }
     }
 
-    /// The newest durable superblock.
-    pub(crate) fn superblock(&self) -> &Superblock {
-        &self.superblock
+    /// Units of all trees' nodes.
+    pub(crate) fn node_units(&self) -> u64 {
+        self.superblock.node_units
     }
 
     /// Whether a checkpoint is under way.
@@ -344,6 +344,7 @@ impl Checkpointer {
                     catalog_summary: running.catalog_root.summary,
                     region_table: table,
                     earlier: Vec::new(), // the log starts behind the cut
+                    node_units: running.node_units(self.superblock.node_units),
                     ..self.superblock.clone()
                 });
                 running.phase = Phase::Superblock;
@@ -367,7 +368,7 @@ impl Checkpointer {
                 running.phase = Phase::Publish;
             }
             Phase::Publish => {
-                running.publish(core);
+                running.publish(core, self.superblock.node_units);
                 self.catalog = std::mem::take(&mut running.catalog);
                 running.phase = Phase::Stamp;
             }
@@ -552,11 +553,16 @@ impl Running {
         retired.into_iter().collect()
     }
 
+    /// Units of all trees' nodes, after those that the last superblock counted.
+    fn node_units(&self, before: u64) -> u64 {
+        let units = |runs: &[Run]| runs.iter().map(|run| u64::from(run.units)).sum::<u64>();
+        (before + units(&self.ground.placed)).saturating_sub(units(&self.ground.retired_nodes))
+    }
+
     /// Shows the new base to readers. Its superblock is durable.
-    fn publish(&mut self, core: &Arc<Core>) {
+    fn publish(&mut self, core: &Arc<Core>, superblock_node_units: u64) {
         let base = Arc::new(Base {
             generation: self.generation,
-            log_start: self.frozen.log_start,
             newest: self.frozen.newest,
             catalog: self.catalog_root,
             trees: std::mem::take(&mut self.trees),
@@ -565,6 +571,8 @@ impl Running {
         if planted::has(Bug::ReuseRetiredEarly) {
             runs.clear();
         }
+        core.node_units
+            .store(superblock_node_units, Ordering::Relaxed);
         core.retired.lock().push_back(Retired {
             generation: self.generation,
             runs,
@@ -658,10 +666,5 @@ impl Core {
             let front = retired.pop_front().expect("it is there");
             self.space.release(&front.runs);
         }
-    }
-
-    /// Everything at or above this LSN is still needed from the ring.
-    pub(crate) fn log_tail(&self) -> Lsn {
-        self.queue.lock().tail
     }
 }

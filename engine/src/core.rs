@@ -25,6 +25,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Units for branches and the catalog that every checkpoint may need.
+const RESERVE_UNITS_MIN: u64 = 16;
+
+/// The longest that a writer is slowed before ring or memtable are full.
+const PACE_MAX: Duration = Duration::from_millis(4);
 
 /// What a store is, from its creation on, and which opening this is.
 #[derive(Debug, Clone)]
@@ -69,6 +76,12 @@ pub(crate) struct Prepared {
     pub(crate) ops: Vec<(Box<[u8]>, Op)>,
     pub(crate) trees: Option<TreeChange>,
     pub(crate) condition: Option<Condition>,
+}
+
+impl Prepared {
+    fn only_deletes(&self) -> bool {
+        self.ops.iter().all(|(_, op)| matches!(op, Op::Delete))
+    }
 }
 
 /// Why a prepared batch did not join.
@@ -123,6 +136,8 @@ pub(crate) struct Core {
     pub(crate) checkpointer: Mutex<Checkpointer>,
     /// What checkpoints took out of the tree and nobody may reuse yet, oldest first.
     pub(crate) retired: Mutex<VecDeque<Retired>>,
+    /// Units of all trees' nodes in the durable base.
+    pub(crate) node_units: AtomicU64,
     pub(crate) counters: Counters,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
@@ -168,6 +183,7 @@ impl Core {
             space: parts.space,
             registry,
             directory: parts.directory,
+            node_units: AtomicU64::new(parts.checkpointer.node_units()),
             checkpointer: Mutex::new(parts.checkpointer),
             retired: Mutex::new(VecDeque::new()),
             counters: Counters::default(),
@@ -241,6 +257,7 @@ impl Core {
         durability: Durability,
         completion: Option<Completion>,
     ) -> Result<Joined, Refused> {
+        self.reserve(&prepared)?;
         let mut queue = self.queue.lock();
         let limit = queue.batch_bytes_max();
         let bytes = prepared.record.len() as u64;
@@ -292,6 +309,26 @@ impl Core {
         Ok(Joined { end, ticket })
     }
 
+    /// Makes sure that a checkpoint of everything pending can finish, this batch included: it may
+    /// rewrite a leaf for each operation, but never more than all nodes and the new bytes. On a
+    /// full disk deletes still pass.
+    fn reserve(&self, prepared: &Prepared) -> Result<(), Error> {
+        let geometry = &self.identity.geometry;
+        let state = self.state.load();
+        let (mut ops, mut bytes) = (prepared.ops.len() as u64, prepared.record.len() as u64);
+        for table in state.memtables() {
+            ops += table.ops();
+            bytes += table.bytes();
+        }
+        let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
+        let added = 2 * geometry.units_for(bytes);
+        let units = rewritten + added + (rewritten + added) / 16 + RESERVE_UNITS_MIN;
+        match self.space.reserve(self.disk.as_ref(), units) {
+            Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
+            reserved => reserved,
+        }
+    }
+
     fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {
         let Some(condition) = condition else {
             return Ok(());
@@ -318,6 +355,7 @@ impl Core {
         joined: &Joined,
         durability: Durability,
     ) -> Result<(), Error> {
+        self.pace();
         let buffered = durability == Durability::Buffered;
         loop {
             if buffered && self.visible() >= joined.end {
@@ -362,6 +400,7 @@ impl Core {
         queue.writing = false;
         queue.set_writing_durable(false);
         if fate.is_ok() {
+            queue.covered = durable;
             queue.durable = end;
             queue.has_stamped(stamp);
             self.show(queue.visible());
@@ -465,6 +504,20 @@ impl Core {
         Ok(())
     }
 
+    /// Covers the last group of a store that has gone idle: until a later block says that it is
+    /// durable, rot there would read as a torn tail. Whether there was something to cover.
+    pub(crate) fn cover(self: &Arc<Self>) -> Result<bool, Error> {
+        {
+            let mut queue = self.queue.lock();
+            if queue.writing || !queue.is_empty() || !queue.wants_cover() {
+                return Ok(false);
+            }
+            queue.push_stamp();
+        }
+        self.flush_log()?;
+        Ok(true)
+    }
+
     /// Called with the lock when too much is written past the durable LSN.
     fn flush_some(self: &Arc<Self>, queue: &mut MutexGuard<'_, Queue>) -> Result<(), Error> {
         self.counters.stalls.fetch_add(1, Ordering::Relaxed);
@@ -483,8 +536,7 @@ impl Core {
                 return Err(error);
             }
             self.maintenance_work.notify_one();
-            self.moved
-                .wait_for(queue, std::time::Duration::from_millis(50));
+            self.moved.wait_for(queue, Duration::from_millis(50));
             return Ok(());
         }
         MutexGuard::unlocked(queue, || self.checkpoint_now()).map(|_| ())
@@ -499,6 +551,26 @@ impl Core {
     pub(crate) fn superseded_bytes(&self) -> u64 {
         let state = self.state.load();
         state.active.superseded_units() * self.identity.geometry.unit()
+    }
+
+    /// Slows a writer in proportion, once ring or memtable are more than three quarters full, so
+    /// that nobody meets a wall.
+    fn pace(&self) {
+        if !self.is_threaded() {
+            return;
+        }
+        let state = self.state.load();
+        let budget = self.options.memtable_bytes.max(1);
+        let memtable = if state.frozen.is_some() {
+            state.active.bytes() * 100 / budget
+        } else {
+            state.active.bytes() * 50 / budget
+        };
+        let ring = self.queue.lock().used() * 100 / self.identity.geometry.ring_bytes;
+        let full = u32::try_from(memtable.max(ring).min(100)).expect("at most 100");
+        if full > 75 {
+            std::thread::sleep(PACE_MAX * (full - 75) / 25);
+        }
     }
 
     /// Whether the active memtable has no room until the frozen one is checkpointed.

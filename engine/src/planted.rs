@@ -110,4 +110,6 @@ mod chosen {
     }
 }
 
-pub use chosen::*;
+pub(crate) use chosen::has;
+#[cfg(feature = "planted")]
+pub use chosen::plant;

@@ -87,6 +87,8 @@ pub(crate) struct Queue {
     pub(crate) issued: Lsn,
     /// Everything below is flushed.
     pub(crate) durable: Lsn,
+    /// Everything below is known to be durable by a durable block of the log.
+    pub(crate) covered: Lsn,
     /// The oldest byte of the ring that must not be overwritten.
     pub(crate) tail: Lsn,
     /// Where the tail moves once a durable block carries a generation, oldest first.
@@ -132,6 +134,7 @@ impl Queue {
             next: block_at_or_after(&geometry, end),
             issued: end,
             durable: end,
+            covered: end,
             tail,
             tails: VecDeque::new(),
             stamp: generation,
@@ -289,6 +292,13 @@ impl Queue {
             self.log_bytes_written += self.next.0 - first.start.0;
         }
         groups
+    }
+
+    /// Whether the last group is covered by no later block, and there is room for one beside
+    /// what a stamp may need.
+    pub(crate) fn wants_cover(&self) -> bool {
+        let room = self.geometry.ring_bytes - (2 * STAMP_BLOCKS + 1) * self.block();
+        self.covered < self.issued && self.durable == self.issued && self.used() < room
     }
 
     /// A checkpoint is durable: the next group carries its generation, and then the log before

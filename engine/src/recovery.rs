@@ -29,7 +29,7 @@ use dmerkle::format::extent::ExtentRef;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::format::record::{BatchRef, Operation};
 use dmerkle::format::region_table::decode_region_table;
-use dmerkle::format::superblock::{RegionTableRef, Superblock};
+use dmerkle::format::superblock::{EARLIER_MAX, RegionTableRef, Slot, Superblock};
 use dmerkle::recover::{
     NotAStore, ReadAt, ScanInput, Tail, Unreadable, choose, read_superblocks, scan,
 };
@@ -122,8 +122,8 @@ pub(crate) fn format_disk(
         fingerprint_key: options.fingerprint_key.clone(),
         created: created_unix_s,
         earlier: Vec::new(),
+        node_units: 0,
     };
-    use dmerkle::format::superblock::Slot;
     write_superblock(disk, &geometry, &superblock, Slot::B)?;
     write_superblock(disk, &geometry, &superblock, Slot::A)
 }
@@ -370,7 +370,6 @@ pub(crate) fn open(
     };
     let base = Base {
         generation: superblock.generation,
-        log_start: superblock.log_start,
         newest: superblock.log_start,
         catalog: Root {
             pointer: superblock.catalog,
@@ -382,7 +381,8 @@ pub(crate) fn open(
             .collect(),
     };
     let queue = Queue::new(geometry, cut, superblock.log_start, superblock.generation);
-    Ok(Core::new(Parts {
+    let crowded = superblock.earlier.len() + 2 > EARLIER_MAX;
+    let core = Core::new(Parts {
         disk,
         pool,
         identity,
@@ -398,7 +398,12 @@ pub(crate) fn open(
         directory,
         checkpointer: Checkpointer::new(superblock, slot, catalog),
         read_only,
-    }))
+    });
+    if crowded && !read_only {
+        // Each opening since the last checkpoint is named in the superblock: make room for more.
+        core.checkpoint_now()?;
+    }
+    Ok(core)
 }
 
 /// A planted fault: as if the newest superblock could not be read.
