@@ -256,6 +256,16 @@ impl Store {
         self.core().stats()
     }
 
+    /// Which store this is: random, drawn at its creation.
+    pub fn id(&self) -> [u8; 16] {
+        self.core().identity.store_id
+    }
+
+    /// When the store was created, in Unix seconds.
+    pub fn created_unix_s(&self) -> u64 {
+        self.core().identity.created_unix_s
+    }
+
     /// The id of the key that fingerprints are made with: equal ids compare.
     pub fn fingerprint_key_id(&self) -> u64 {
         self.core().identity.key.id()
