@@ -7,7 +7,7 @@
 //! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
-//! - an opening: `recovery`;
+//! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
@@ -15,6 +15,7 @@ mod batch;
 mod cache;
 mod checkpoint;
 mod core;
+mod creation;
 mod directory;
 mod entry;
 mod error;
@@ -27,6 +28,7 @@ pub mod planted;
 mod queue;
 mod range;
 mod recovery;
+mod replay;
 mod snapshot;
 mod space;
 mod state;

@@ -234,10 +234,11 @@ impl Memtable {
     pub(crate) fn drain_order(&self) -> impl Iterator<Item = (Box<[u8]>, Vec<Op>)> + '_ {
         self.keys.iter().map(|entry| {
             let mut ops = Vec::with_capacity(1);
-            let mut next = entry.value().load_full();
+            let head = entry.value().load_full();
+            let mut next = head.as_ref();
             while let Some(version) = next {
                 ops.push(version.op.clone());
-                next = version.older.clone();
+                next = version.older.as_ref();
             }
             (entry.key().clone(), ops)
         })

@@ -41,6 +41,10 @@ struct Inner {
 }
 
 /// Free and used space.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit goes last in every name"
+)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     pub(crate) file_bytes: u64,

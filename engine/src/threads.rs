@@ -29,6 +29,9 @@ const PUNCH_BYTES_MAX: u64 = 1 << 20;
 /// Bytes newly retired that make a checkpoint due: a twentieth of what is live, at least this.
 const RETIRED_BYTES_MIN: u64 = 64 << 20;
 
+/// What a thread does until it is told to stop.
+type Body = fn(&Arc<Core>, &AtomicBool);
+
 /// The threads of an open store.
 pub(crate) struct Threads {
     stop: Arc<AtomicBool>,
@@ -46,7 +49,6 @@ impl Threads {
 
     pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
         let threads = Self::none();
-        type Body = fn(&Arc<Core>, &AtomicBool);
         let bodies: [(&str, Body); 2] = [
             ("dynomite-log", lead_the_log),
             ("dynomite-checkpoint", maintain),
