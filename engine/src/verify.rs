@@ -291,9 +291,7 @@ fn pin(core: &Arc<Core>) -> Result<Pinned, Error> {
                     continue;
                 }
             }
-            Err(error) => pinned
-                .found
-                .push(Violation::RegionTable(error.to_string())),
+            Err(error) => pinned.found.push(Violation::RegionTable(error.to_string())),
         }
         return Ok(pinned);
     }
@@ -323,7 +321,9 @@ fn read_superblocks(core: &Core, expected: &Superblock, slot: Slot, pinned: &mut
         })
         .collect();
     if !core.read_only || faults.len() > 1 {
-        faults.into_iter().for_each(|fault| pinned.found.push(fault));
+        faults
+            .into_iter()
+            .for_each(|fault| pinned.found.push(fault));
     }
 }
 
@@ -468,7 +468,10 @@ fn find_leaks(core: &Core, snapshot: &Snapshot, named: &mut Units, found: &mut F
     for table in snapshot.view.state.memtables() {
         let versions = table.drain_order().flat_map(|(_, ops)| ops);
         versions.for_each(|op| op.runs(geometry).for_each(|run| named.add(run)));
-        table.superseded().into_iter().for_each(|run| named.add(run));
+        table
+            .superseded()
+            .into_iter()
+            .for_each(|run| named.add(run));
     }
     for retired in core.retired.lock().iter() {
         retired.runs.iter().for_each(|run| named.add(*run));

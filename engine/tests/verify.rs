@@ -35,8 +35,8 @@ fn full(path: &Path) -> Store {
         store.commit(batch, Durability::Buffered).unwrap();
     }
     let entry = NewEntry::with_meta(*b"meta")
-        .part(NewPart::Bytes(value(1, 3_000_000)))
-        .part(NewPart::Bytes(value(2, 1025)));
+        .part(NewPart::Bytes(value(1001, 3_000_000)))
+        .part(NewPart::Bytes(value(1002, 1025)));
     a.put_entry(b"parts", entry, Durability::Durable).unwrap();
     store.checkpoint().unwrap();
     store
@@ -87,7 +87,8 @@ fn a_store_in_use_verifies_itself() {
                         tree.delete(key.as_bytes()).unwrap();
                     } else {
                         let size = chance.below(20_000) as usize;
-                        tree.put(key.as_bytes(), &value(chance.next(), size)).unwrap();
+                        tree.put(key.as_bytes(), &value(chance.next(), size))
+                            .unwrap();
                     }
                 }
             });
@@ -105,7 +106,11 @@ fn a_store_in_use_verifies_itself() {
 fn rot_is_named_where_it_is() {
     let (_dir, path) = folder();
     let store = full(&path);
-    store.tree(b"a").unwrap().put(b"newer", &value(9, 9000)).unwrap();
+    store
+        .tree(b"a")
+        .unwrap()
+        .put(b"newer", &value(1009, 9000))
+        .unwrap();
     let spoil = |store: &Store, places: &[u64]| {
         assert!(!places.is_empty());
         rot(&path, places);
@@ -121,13 +126,13 @@ fn rot_is_named_where_it_is() {
         matches!(&found[..], [Violation::Part { key, .. }] if key == b"key 000003"),
         "{found:?}"
     );
-    let padding = places(&path, &value(2, 64));
+    let padding = places(&path, &value(1002, 64));
     let found = spoil(&store, &[padding[0] + 1025]);
     assert!(
         matches!(&found[..], [Violation::Part { key, .. }] if key == b"parts"),
         "{found:?}"
     );
-    let newer = places(&path, &value(9, 100));
+    let newer = places(&path, &value(1009, 100));
     let found = spoil(&store, &[newer[0] + 8999]);
     assert!(
         matches!(&found[..], [Violation::Part { key, .. }] if key == b"newer"),
@@ -144,13 +149,22 @@ fn rot_is_named_where_it_is() {
     let unreached = |found: &Violation| matches!(found, Violation::Unreached(_));
     assert!(found[1..].iter().all(unreached), "{found:?}");
 
-    let maps: Vec<u64> = places(&path, b"dyn-map.").iter().map(|at| at + 20).collect();
+    let maps: Vec<u64> = places(&path, b"dyn-map.")
+        .iter()
+        .map(|at| at + 20)
+        .collect();
     let found = spoil(&store, &maps);
     let map = |found: &Violation| matches!(found, Violation::Map { region: 0, .. });
     assert!(map(&found[0]), "{found:?}");
-    let tables: Vec<u64> = places(&path, b"dyn-regs").iter().map(|at| at + 70).collect();
+    let tables: Vec<u64> = places(&path, b"dyn-regs")
+        .iter()
+        .map(|at| at + 70)
+        .collect();
     let found = spoil(&store, &tables);
-    assert!(matches!(&found[..], [Violation::RegionTable(_)]), "{found:?}");
+    assert!(
+        matches!(&found[..], [Violation::RegionTable(_)]),
+        "{found:?}"
+    );
     let found = spoil(&store, &SUPERBLOCK_OFFSETS.map(|at| at + 100));
     assert!(
         matches!(
@@ -173,8 +187,13 @@ fn remap(path: &Path, change: impl Fn(&mut [u8])) {
     let g = superblock.geometry;
     let at = |offset: u64| usize::try_from(offset).unwrap();
     let table = at(g.region_table_offset(superblock.region_table.copy));
-    let (generation, mut rows) =
-        decode_region_table(&g, superblock.nonce, superblock.region_table, &bytes[table..]).unwrap();
+    let (generation, mut rows) = decode_region_table(
+        &g,
+        superblock.nonce,
+        superblock.region_table,
+        &bytes[table..],
+    )
+    .unwrap();
     let row = &mut rows[0];
     let map = at(g.map_offset(0, row.copy));
     let map = map..map + at(g.map_bytes());
@@ -214,14 +233,21 @@ fn a_map_that_says_too_much_or_too_little_is_named() {
     let found = store.verify().unwrap().violations;
     let is = |one: &Violation, units: &str| one.to_string().contains(units);
     assert!(
-        found.iter().any(|one| matches!(one, Violation::Unmarked(run) if run.units == 1)),
+        found
+            .iter()
+            .any(|one| matches!(one, Violation::Unmarked(run) if run.units == 1)),
         "{found:?}"
     );
     assert!(
-        found.iter().any(|one| matches!(one, Violation::Unreached(run) if run.units == 1)),
+        found
+            .iter()
+            .any(|one| matches!(one, Violation::Unreached(run) if run.units == 1)),
         "{found:?}"
     );
-    assert!(found.iter().any(|one| is(one, "region table says")), "{found:?}");
+    assert!(
+        found.iter().any(|one| is(one, "region table says")),
+        "{found:?}"
+    );
 }
 
 #[test]

@@ -49,7 +49,10 @@ pub struct Chance(pub u64);
 
 impl Chance {
     pub fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         u32::try_from(self.0 >> 33).unwrap()
     }
 
