@@ -203,11 +203,6 @@ impl Checkpointer {
         }
     }
 
-    /// The newest durable superblock.
-    pub(crate) fn superblock(&self) -> &Superblock {
-        &self.superblock
-    }
-
     /// The superblock that a crash would find now, and its slot.
     pub(crate) fn durable(&self) -> (&Superblock, Slot) {
         (&self.superblock, self.slot)
