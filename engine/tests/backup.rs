@@ -109,9 +109,9 @@ fn a_backup_of_a_store_in_use_is_of_one_moment() {
             let copy = Store::open_read_only(&to, &small()).unwrap();
             let counter = |name: &[u8]| copy.tree(name).unwrap().get(b"counter").unwrap();
             assert_eq!(counter(b"a"), counter(b"b"));
-            let counted = counter(b"a").map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap()));
-            assert!(counted >= last);
-            last = counted;
+            let number = counter(b"a").map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap()));
+            assert!(number >= last);
+            last = number;
         }
         done.store(true, Ordering::Relaxed);
         assert!(last.is_some());
