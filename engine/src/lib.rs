@@ -8,9 +8,11 @@
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
 //! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
+//! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
+mod backup;
 mod batch;
 mod cache;
 mod checkpoint;
@@ -29,6 +31,7 @@ mod queue;
 mod range;
 mod recovery;
 mod replay;
+mod scrub;
 mod snapshot;
 mod space;
 mod state;
@@ -36,10 +39,13 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod units;
+mod verify;
 mod view;
 pub mod world;
 mod write;
 
+pub use backup::BackupReport;
 pub use batch::{Batch, NewEntry, NewPart};
 pub use entry::{Entry, Reader};
 pub use error::Error;
@@ -50,6 +56,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use verify::{Report, Violation};
 pub use write::Decision;
 
 pub use dmerkle::fingerprint::FingerprintKey;

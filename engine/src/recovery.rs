@@ -22,7 +22,7 @@ use crate::space::Space;
 use crate::state::{Base, State};
 use crate::world::World;
 use dmerkle::format::catalog::{CatalogEntry, tree_of_key};
-use dmerkle::format::region_table::{decode_region_table, table_bytes};
+use dmerkle::format::region_table::{RegionRow, decode_region_table, table_bytes};
 use dmerkle::format::superblock::{EARLIER_MAX, Superblock};
 use dmerkle::recover::{
     Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, Unreadable, choose,
@@ -227,6 +227,21 @@ fn not_a_store(fault: &NotAStore) -> Error {
 }
 
 fn read_space(disk: &dyn Disk, superblock: &Superblock) -> Result<Space, Error> {
+    let rows = read_region_rows(disk, superblock)?;
+    let copy = superblock.region_table.copy;
+    Ok(Space::new(
+        superblock.geometry,
+        superblock.nonce,
+        rows,
+        copy,
+    ))
+}
+
+/// The region table that a superblock names.
+pub(crate) fn read_region_rows(
+    disk: &dyn Disk,
+    superblock: &Superblock,
+) -> Result<Vec<RegionRow>, Error> {
     let geometry = superblock.geometry;
     let described = superblock.region_table;
     let used = table_bytes(described.regions);
@@ -238,7 +253,7 @@ fn read_space(disk: &dyn Disk, superblock: &Superblock) -> Result<Space, Error> 
     disk.read(geometry.region_table_offset(described.copy), &mut buffer)
         .map_err(Error::io("reading the region table"))?;
     let (_, rows) = decode_region_table(&geometry, superblock.nonce, described, &buffer)?;
-    Ok(Space::new(geometry, superblock.nonce, rows, described.copy))
+    Ok(rows)
 }
 
 /// The trees that the catalog names.

@@ -361,13 +361,13 @@ impl Core {
     }
 }
 
-fn unfinished_name(path: &Path) -> PathBuf {
+pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".unfinished");
     name.into()
 }
 
-fn open_error(error: OpenError, doing: &'static str) -> Error {
+pub(crate) fn open_error(error: OpenError, doing: &'static str) -> Error {
     match error {
         OpenError::Locked => Error::Locked,
         OpenError::NotAFile => Error::NotAStore("it is not a regular file"),
