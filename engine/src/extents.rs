@@ -177,7 +177,11 @@ impl ExtentWriter {
         self.core
             .disk
             .write(offset, &self.piece[..bytes])
-            .map_err(Error::io("writing an extent"))?;
+            .map_err(|error| {
+                let durable = self.core.queue.lock().durable;
+                let error = Error::io("writing an extent")(error);
+                self.core.poison(&error, durable)
+            })?;
         self.core
             .counters
             .extent_bytes_written

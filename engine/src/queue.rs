@@ -357,3 +357,6 @@ impl Queue {
         self.groups.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

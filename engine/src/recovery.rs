@@ -74,6 +74,7 @@ pub(crate) fn format_disk(
     created_unix_s: u64,
 ) -> Result<(), Error> {
     let geometry = options.geometry()?;
+    check_alignment(disk, &geometry)?;
     let bytes = geometry.file_bytes(0);
     disk.allocate(0, bytes)
         .map_err(Error::io("creating the file"))?;
@@ -259,6 +260,7 @@ pub(crate) fn open(
     let choice = choose(&reads, &superblocks).map_err(|_| Error::SuperblockLost)?;
     let superblock = &choice.superblock;
     let geometry = superblock.geometry;
+    check_alignment(disk.as_ref(), &geometry)?;
 
     let space = read_space(disk.as_ref(), superblock)?;
     let catalog = read_catalog(disk.as_ref(), superblock)?;
@@ -404,6 +406,16 @@ pub(crate) fn open(
         core.checkpoint_now()?;
     }
     Ok(core)
+}
+
+/// Direct I/O in whole log blocks must be possible on this disk.
+fn check_alignment(disk: &dyn Disk, geometry: &Geometry) -> Result<(), Error> {
+    if (geometry.log_block_bytes as usize).is_multiple_of(disk.alignment()) {
+        return Ok(());
+    }
+    Err(Error::BadOption(
+        "the disk's sectors are larger than the store's log blocks",
+    ))
 }
 
 /// A planted fault: as if the newest superblock could not be read.

@@ -224,6 +224,11 @@ impl Store {
             .collect()
     }
 
+    /// A batch to be filled and committed.
+    pub fn batch(&self) -> Batch {
+        Batch::new()
+    }
+
     /// Commits a batch over any trees of this store: all of it or nothing.
     pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Lsn, Error> {
         self.core().write(batch.changes, durability)

@@ -6,6 +6,7 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::{ExtentWriter, Written, read_extent};
 use crate::options::Durability;
+use crate::range::Range;
 use crate::snapshot::Snapshot;
 use crate::view::View;
 use crate::write::Decision;
@@ -158,6 +159,16 @@ impl Tree {
         Ok(Writer {
             inner: ExtentWriter::new(&self.core, length)?,
         })
+    }
+
+    /// The entries in `low..high` as they are now, ascending.
+    pub fn range(&self, low: &[u8], high: Option<&[u8]>) -> Range {
+        Snapshot::take(&self.core).range(self, low, high)
+    }
+
+    /// The same entries, descending.
+    pub fn range_back(&self, low: &[u8], high: Option<&[u8]>) -> Range {
+        Snapshot::take(&self.core).range_back(self, low, high)
     }
 
     /// Count and fingerprint of the entries in `low..high` as they are now.
