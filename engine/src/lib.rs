@@ -11,6 +11,17 @@
 //! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_endian = "little",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!(
+    "Dynomite runs on 64-bit little-endian Linux, on x86-64 and aarch64: what it promises of \
+     crashes was shown there only. `dmerkle`, which reads the format, builds anywhere."
+);
+
 pub mod alloc;
 mod backup;
 mod batch;

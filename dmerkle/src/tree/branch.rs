@@ -42,7 +42,10 @@ impl<B: AsRef<[u8]>> Node<B> {
     /// Where child `index` is.
     pub fn child_pointer(&self, index: usize) -> Pointer {
         assert!(!self.is_leaf());
-        let mut reader = Reader::new(self.child_record(index), Structure::Node);
+        let mut reader = Reader::new(
+            &self.child_record(index)[layout::child::POINTER..],
+            Structure::Node,
+        );
         Pointer::decode(&mut reader).expect("validated")
     }
 
@@ -148,7 +151,8 @@ pub(crate) fn encode_branch<'a>(
         let record = records + index * layout::CHILD_BYTES;
         pointer.clear();
         root.pointer.encode(&mut pointer);
-        block[record..record + pointer.len()].copy_from_slice(&pointer);
+        let place = record + layout::child::POINTER;
+        block[place..place + pointer.len()].copy_from_slice(&pointer);
         let count = root.summary.count.to_le_bytes();
         put_at(block, record + layout::child::COUNT, count);
         let sum = root.summary.sum.0.to_le_bytes();
