@@ -57,7 +57,7 @@ impl Sequential {
         let bytes = bytes.next_multiple_of(4096);
         // A log is a ring that was written at creation, and is small.
         let file_bytes = match kind {
-            Kind::Reserved => 8 * FILE_BYTES,
+            Kind::Reserved => 2 * FILE_BYTES,
             Kind::Written if bytes == 4096 => 64 << 20,
             Kind::Written => FILE_BYTES,
         };
