@@ -8,6 +8,7 @@
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
 //! - an opening: `recovery`;
+//! - a store that looks at itself: `verify`, over `scrub` and `units`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
@@ -25,6 +26,7 @@ mod options;
 mod queue;
 mod range;
 mod recovery;
+mod scrub;
 mod snapshot;
 mod space;
 mod state;
@@ -32,6 +34,8 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod units;
+mod verify;
 mod view;
 pub mod world;
 mod write;
@@ -46,6 +50,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use verify::{Report, Violation};
 pub use write::Decision;
 
 pub use dmerkle::fingerprint::FingerprintKey;

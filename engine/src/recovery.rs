@@ -27,7 +27,7 @@ use dmerkle::format::catalog::{CatalogEntry, tree_of_key};
 use dmerkle::format::extent::ExtentRef;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::format::record::{BatchRef, Operation};
-use dmerkle::format::region_table::decode_region_table;
+use dmerkle::format::region_table::{RegionRow, decode_region_table};
 use dmerkle::format::superblock::{RegionTableRef, Superblock};
 use dmerkle::recover::{
     NotAStore, ReadAt, ScanInput, Tail, Unreadable, choose, read_superblocks, scan,
@@ -386,6 +386,16 @@ fn not_a_store(fault: NotAStore) -> Error {
 }
 
 fn read_space(disk: &dyn Disk, superblock: &Superblock) -> Result<Space, Error> {
+    let rows = read_region_rows(disk, superblock)?;
+    let copy = superblock.region_table.copy;
+    Ok(Space::new(superblock.geometry, superblock.nonce, rows, copy))
+}
+
+/// The region table that a superblock names.
+pub(crate) fn read_region_rows(
+    disk: &dyn Disk,
+    superblock: &Superblock,
+) -> Result<Vec<RegionRow>, Error> {
     let geometry = superblock.geometry;
     let described = superblock.region_table;
     let used = dmerkle::format::region_table::table_bytes(described.regions);
@@ -397,7 +407,7 @@ fn read_space(disk: &dyn Disk, superblock: &Superblock) -> Result<Space, Error> 
     disk.read(geometry.region_table_offset(described.copy), &mut buffer)
         .map_err(Error::io("reading the region table"))?;
     let (_, rows) = decode_region_table(&geometry, superblock.nonce, described, &buffer)?;
-    Ok(Space::new(geometry, superblock.nonce, rows, described.copy))
+    Ok(rows)
 }
 
 /// The trees that the catalog names.
