@@ -50,6 +50,7 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod unfinished;
 mod units;
 mod verify;
 mod view;
