@@ -24,6 +24,8 @@ mod extents;
 pub mod io;
 mod memtable;
 mod options;
+#[doc(hidden)]
+pub mod planted;
 mod queue;
 mod range;
 mod recovery;
@@ -46,8 +48,8 @@ pub use batch::{Batch, NewEntry, NewPart};
 pub use entry::{Entry, Reader};
 pub use error::Error;
 pub use extents::Written;
-pub use range::{Range, SnapshotContents};
 pub use options::{Backend, Durability, Options};
+pub use range::{Range, SnapshotContents};
 pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
