@@ -24,6 +24,7 @@ mod extents;
 pub mod io;
 mod memtable;
 mod options;
+mod pins;
 #[doc(hidden)]
 pub mod planted;
 mod queue;
@@ -38,6 +39,7 @@ mod store;
 mod threads;
 mod tree;
 mod units;
+mod value;
 mod verify;
 mod view;
 pub mod world;
@@ -54,6 +56,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use value::ValueRef;
 pub use verify::{Report, Violation};
 pub use write::Decision;
 

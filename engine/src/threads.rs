@@ -123,6 +123,7 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
         if stop.load(Ordering::Acquire) {
             return;
         }
+        core.expire_snapshots();
         if is_due(core, last_ms) {
             last_ms = core.world.clock.now_ms();
             if let Err(error) = checkpoint_paced(core) {

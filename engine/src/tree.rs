@@ -36,6 +36,10 @@ impl Tree {
         }
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// The tree's id, never used twice in a store.
     pub fn id(&self) -> TreeId {
         self.id
@@ -105,6 +109,7 @@ impl Tree {
     pub fn delete_range(&self, low: &[u8], high: Option<&[u8]>) -> Result<u64, Error> {
         const AT_ONCE: usize = 1000;
         let snapshot = Snapshot::take(&self.core);
+        let _exempt = snapshot.exempt();
         let mut entries = snapshot.range(self, low, high);
         let mut removed = 0;
         loop {
