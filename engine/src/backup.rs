@@ -72,6 +72,7 @@ impl Store {
             let _queue = core.queue.lock();
             (Snapshot::take(core), core.directory.list())
         };
+        let _exempt = snapshot.exempt();
         let options = Options {
             cache_bytes: CACHE_BYTES,
             memtable_bytes: MEMTABLE_BYTES,

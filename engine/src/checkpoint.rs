@@ -386,6 +386,7 @@ impl Checkpointer {
                 let generation = running.generation;
                 self.running = None;
                 core.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+                core.expire_snapshots();
                 core.release_retired();
                 return Ok(Stepped::Done(generation));
             }

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
+use crate::pins::Pins;
 use crate::planted::{self, Bug};
 use crate::queue::{Completion, Full, Group, Queue, Ticket};
 use crate::space::Space;
@@ -134,6 +135,7 @@ pub(crate) struct Core {
     pub(crate) maintenance_work: Condvar,
     pub(crate) space: Space,
     pub(crate) registry: Registry,
+    pub(crate) pins: Pins,
     pub(crate) directory: Directory,
     pub(crate) cache: NodeCache,
     pub(crate) checkpointer: Mutex<Checkpointer>,
@@ -185,6 +187,7 @@ impl Core {
             maintenance_work: Condvar::new(),
             space: parts.space,
             registry,
+            pins: Pins::default(),
             directory: parts.directory,
             node_units: AtomicU64::new(parts.checkpointer.node_units()),
             checkpointer: Mutex::new(parts.checkpointer),

@@ -36,6 +36,7 @@ mod extents;
 pub mod io;
 mod memtable;
 mod options;
+mod pins;
 #[doc(hidden)]
 pub mod planted;
 mod queue;
@@ -52,6 +53,7 @@ mod threads;
 mod tree;
 mod unfinished;
 mod units;
+mod value;
 mod verify;
 mod view;
 pub mod world;
@@ -68,6 +70,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use value::ValueRef;
 pub use verify::{Report, Violation};
 pub use write::Decision;
 

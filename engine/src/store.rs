@@ -309,6 +309,7 @@ impl Core {
     fn stats(&self) -> Stats {
         let state = self.state.load();
         let usage = self.space.usage();
+        let pinned = self.pinned();
         let counters = &self.counters;
         let queue = self.queue.lock();
         Stats {
@@ -335,6 +336,10 @@ impl Core {
             extent_written_bytes: counters.extent_bytes_written.load(Ordering::Relaxed),
             punched_bytes: counters.punched_bytes.load(Ordering::Relaxed),
             snapshots: self.registry.snapshots() as u64,
+            snapshots_exempt: pinned.exempt,
+            snapshots_expired: pinned.expired,
+            snapshot_ms_oldest: pinned.oldest_ms,
+            pinned_bytes: pinned.bytes,
             trees: self.directory.list().len() as u64,
             direct_io: self.disk.is_direct(),
             backend: self.pool.backend(),

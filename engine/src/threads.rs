@@ -136,6 +136,7 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
         if stop.load(Ordering::Acquire) {
             return;
         }
+        core.expire_snapshots();
         checkpointed = is_due(core, last_ms);
         if checkpointed {
             last_ms = core.world.clock.now_ms();

@@ -49,6 +49,10 @@ impl Tree {
         Ok(())
     }
 
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
     /// The tree's id, never used twice in a store.
     pub fn id(&self) -> TreeId {
         self.id
@@ -123,6 +127,7 @@ impl Tree {
         const AT_ONCE: usize = 1000;
         self.refuse_dropped()?;
         let snapshot = Snapshot::take(&self.core);
+        let _exempt = snapshot.exempt();
         let mut entries = snapshot.range(self, low, high);
         let mut removed = 0;
         loop {
