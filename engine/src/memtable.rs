@@ -13,6 +13,7 @@ use crossbeam_skiplist::SkipMap;
 use dmerkle::format::body::BodyRef;
 use dmerkle::{Geometry, Lsn, Run, Sum, TreeId};
 use parking_lot::Mutex;
+use std::iter::successors;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -233,12 +234,9 @@ impl Memtable {
     /// memtable is frozen.
     pub(crate) fn drain_order(&self) -> impl Iterator<Item = (Box<[u8]>, Vec<Op>)> + '_ {
         self.keys.iter().map(|entry| {
-            let mut ops = Vec::with_capacity(1);
-            let mut next = entry.value().load_full();
-            while let Some(version) = next {
-                ops.push(version.op.clone());
-                next = version.older.clone();
-            }
+            let newest = entry.value().load_full();
+            let versions = successors(newest, |version| version.older.clone());
+            let ops = versions.map(|version| version.op.clone()).collect();
             (entry.key().clone(), ops)
         })
     }

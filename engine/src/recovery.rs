@@ -31,7 +31,7 @@ use dmerkle::format::record::{BatchRef, Operation};
 use dmerkle::format::region_table::decode_region_table;
 use dmerkle::format::superblock::{EARLIER_MAX, RegionTableRef, Slot, Superblock};
 use dmerkle::recover::{
-    NotAStore, ReadAt, ScanInput, Tail, Unreadable, choose, read_superblocks, scan,
+    Choice, NotAStore, ReadAt, Scan, ScanInput, Tail, Unreadable, choose, read_superblocks, scan,
 };
 use dmerkle::tree::Root;
 use dmerkle::{Corrupt, Geometry, Incarnation, Lsn, OpeningId, Place, Run, Structure, TreeId};
@@ -253,7 +253,7 @@ pub(crate) fn open(
         pool: &pool,
         size: disk.size().map_err(Error::io("reading the file's size"))?,
     };
-    let mut superblocks = read_superblocks(&reads).map_err(not_a_store)?;
+    let mut superblocks = read_superblocks(&reads).map_err(|fault| not_a_store(&fault))?;
     if planted::has(Bug::StaleSuperblock) {
         forget_newest(&mut superblocks);
     }
@@ -280,10 +280,84 @@ pub(crate) fn open(
         memtable: Memtable::new(),
         end: superblock.log_start,
     };
+    let (scanned, cut) = replay_log(&reads, &choice, options, read_only, &mut replay)?;
+    let incarnation = Incarnation(scanned.incarnation.max(choice.incarnation).0 + 1);
+    let identity = Identity {
+        geometry,
+        store_id: superblock.store_id,
+        nonce: superblock.nonce,
+        created_unix_s: superblock.created,
+        key: superblock.fingerprint_key.clone(),
+        incarnation,
+        opening: OpeningId(world.random()),
+        cut,
+    };
+    let memtable = replay.memtable;
+    let mut superblock = superblock.clone();
+    let mut slot = choice.slot;
+    if !read_only {
+        superblock = Superblock {
+            incarnation,
+            opening: identity.opening,
+            cut,
+            durable: cut,
+            next_tree: directory.next_id(),
+            earlier: scanned
+                .earlier
+                .iter()
+                .filter(|earlier| earlier.start <= cut)
+                .copied()
+                .collect(),
+            ..superblock
+        };
+        slot = if planted::has(Bug::OverwriteOpenedSlot) {
+            choice.slot
+        } else {
+            choice.write_next
+        };
+        write_superblock(disk.as_ref(), &geometry, &superblock, slot)?;
+    }
+
+    let base = base_of(&superblock, &catalog);
+    let queue = Queue::new(geometry, cut, superblock.log_start, superblock.generation);
+    let crowded = superblock.earlier.len() + 2 > EARLIER_MAX;
+    let core = Core::new(Parts {
+        disk,
+        pool,
+        identity,
+        options: options.clone(),
+        world,
+        state: Arc::new(State {
+            base: Arc::new(base),
+            active: Arc::new(memtable),
+            frozen: None,
+        }),
+        queue,
+        space,
+        directory,
+        checkpointer: Checkpointer::new(superblock, slot, catalog),
+        read_only,
+    });
+    if crowded && !read_only {
+        // Each opening since the last checkpoint is named in the superblock: make room for more.
+        core.checkpoint_now()?;
+    }
+    Ok(core)
+}
+
+/// Replays what of the log lives. Gives what the scan found and the cut: where the log goes on.
+fn replay_log(
+    reads: &PlainReads<'_>,
+    choice: &Choice,
+    options: &Options,
+    read_only: bool,
+    replay: &mut Replay<'_>,
+) -> Result<(Scan, Lsn), Error> {
+    let superblock = &choice.superblock;
     let covered = superblock.durable.max(superblock.cut);
     let mut doubtful: Vec<Doubtful> = Vec::new();
     let scanned = scan(
-        &reads,
+        reads,
         &ScanInput {
             superblock,
             starts: &choice.starts,
@@ -326,51 +400,18 @@ pub(crate) fn open(
         replay.end
     };
     if planted::has(Bug::CutByBlock) {
-        cut = dmerkle::format::log_block::block_at_or_after(&geometry, cut);
+        cut = dmerkle::format::log_block::block_at_or_after(replay.geometry, cut);
     }
+    Ok((scanned, cut))
+}
 
-    let incarnation = Incarnation(scanned.incarnation.max(choice.incarnation).0 + 1);
-    let identity = Identity {
-        geometry,
-        store_id: superblock.store_id,
-        nonce: superblock.nonce,
-        created_unix_s: superblock.created,
-        key: superblock.fingerprint_key.clone(),
-        incarnation,
-        opening: OpeningId(world.random()),
-        cut,
-    };
-    let memtable = replay.memtable;
-    let mut superblock = superblock.clone();
-    let mut slot = choice.slot;
-    if !read_only {
-        superblock = Superblock {
-            incarnation,
-            opening: identity.opening,
-            cut,
-            durable: cut,
-            next_tree: directory.next_id(),
-            earlier: scanned
-                .earlier
-                .iter()
-                .filter(|earlier| earlier.start <= cut)
-                .copied()
-                .collect(),
-            ..superblock
-        };
-        slot = if planted::has(Bug::OverwriteOpenedSlot) {
-            choice.slot
-        } else {
-            choice.write_next
-        };
-        write_superblock(disk.as_ref(), &geometry, &superblock, slot)?;
-    }
-
+/// The trees of the last checkpoint.
+fn base_of(superblock: &Superblock, catalog: &BTreeMap<TreeId, CatalogEntry>) -> Base {
     let root = |entry: &CatalogEntry| Root {
         pointer: entry.root,
         summary: entry.summary,
     };
-    let base = Base {
+    Base {
         generation: superblock.generation,
         newest: superblock.log_start,
         catalog: Root {
@@ -381,31 +422,7 @@ pub(crate) fn open(
             .iter()
             .map(|(tree, entry)| (*tree, root(entry)))
             .collect(),
-    };
-    let queue = Queue::new(geometry, cut, superblock.log_start, superblock.generation);
-    let crowded = superblock.earlier.len() + 2 > EARLIER_MAX;
-    let core = Core::new(Parts {
-        disk,
-        pool,
-        identity,
-        options: options.clone(),
-        world,
-        state: Arc::new(State {
-            base: Arc::new(base),
-            active: Arc::new(memtable),
-            frozen: None,
-        }),
-        queue,
-        space,
-        directory,
-        checkpointer: Checkpointer::new(superblock, slot, catalog),
-        read_only,
-    });
-    if crowded && !read_only {
-        // Each opening since the last checkpoint is named in the superblock: make room for more.
-        core.checkpoint_now()?;
     }
-    Ok(core)
 }
 
 /// Direct I/O in whole log blocks must be possible on this disk.
@@ -437,9 +454,9 @@ fn forget_newest(superblocks: &mut dmerkle::recover::Superblocks) {
     }
 }
 
-fn not_a_store(fault: NotAStore) -> Error {
+fn not_a_store(fault: &NotAStore) -> Error {
     match fault {
-        NotAStore::NewerVersion(found) => Error::FormatVersion { found },
+        NotAStore::NewerVersion(found) => Error::FormatVersion { found: *found },
         NotAStore::Blank => Error::NotAStore("the file is empty; its creation never ended"),
         NotAStore::Foreign => Error::NotAStore("it is another kind of file"),
         NotAStore::Damaged(_) => Error::NotAStore("all four copies of its superblock are damaged"),

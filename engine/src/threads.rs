@@ -35,6 +35,9 @@ pub(crate) struct Threads {
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What a thread does until it is told to stop.
+type Body = fn(&Arc<Core>, &AtomicBool);
+
 impl Threads {
     /// None: the callers do everything.
     pub(crate) fn none() -> Self {
@@ -46,7 +49,6 @@ impl Threads {
 
     pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
         let threads = Self::none();
-        type Body = fn(&Arc<Core>, &AtomicBool);
         let bodies: [(&str, Body); 2] = [
             ("dynomite-log", lead_the_log),
             ("dynomite-checkpoint", maintain),

@@ -31,6 +31,17 @@ pub enum Decision {
     Leave,
 }
 
+/// What is known of the entry that a change replaces.
+#[derive(Clone, Copy)]
+enum Old<'a> {
+    /// Nobody looked.
+    NotRead,
+    /// There is none.
+    Absent,
+    /// This one.
+    Entry(&'a Entry),
+}
+
 /// A prepared batch and the extents that it names.
 struct Ready {
     prepared: Prepared,
@@ -48,7 +59,7 @@ impl Core {
         if changes.is_empty() {
             return Ok(self.visible());
         }
-        let ready = self.prepare(changes, None, None)?;
+        let ready = self.prepare(changes, Old::NotRead, None)?;
         let joined = self
             .join_ready(ready, durability, None)
             .map_err(final_error)?;
@@ -75,7 +86,7 @@ impl Core {
         completion: Completion,
     ) -> Result<(), Error> {
         self.refuse_writes()?;
-        let ready = self.prepare(changes, None, None)?;
+        let ready = self.prepare(changes, Old::NotRead, None)?;
         let joined = self
             .join_ready(ready, durability, Some(completion))
             .map_err(final_error)?;
@@ -104,7 +115,8 @@ impl Core {
                 since: view.at,
             };
             let changes = vec![(tree, key.to_vec(), change)];
-            let ready = self.prepare(changes, Some(old.as_ref()), Some(condition))?;
+            let old = old.as_ref().map_or(Old::Absent, Old::Entry);
+            let ready = self.prepare(changes, old, Some(condition))?;
             match self.join_ready(ready, durability, None) {
                 Ok(joined) => {
                     self.settle(&joined, durability)?;
@@ -135,20 +147,20 @@ impl Core {
         joined
     }
 
-    /// Encodes a batch. `old` is the one entry that the changes' single key has now, if that was
-    /// read: parts may be kept from it, and the record says what is replaced.
+    /// Encodes a batch. `old` is what the changes' single key has now, if that was read: parts may
+    /// be kept from it, and the record says what is replaced.
     fn prepare(
         self: &Arc<Self>,
         mut changes: Changes,
-        old: Option<Option<&Entry>>,
+        old: Old<'_>,
         condition: Option<Condition>,
     ) -> Result<Ready, Error> {
         // Of several changes of one key the last one counts: a stable sort keeps their order.
         changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let replaced = match old {
-            None => Replaced::Unknown,
-            Some(None) => Replaced::Absent,
-            Some(Some(entry)) => Replaced::Fingerprint(entry.fingerprint()),
+        let (replaced, old) = match old {
+            Old::NotRead => (Replaced::Unknown, None),
+            Old::Absent => (Replaced::Absent, None),
+            Old::Entry(entry) => (Replaced::Fingerprint(entry.fingerprint()), Some(entry)),
         };
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
@@ -172,7 +184,7 @@ impl Core {
                     Op::Delete
                 }
                 Change::Put(entry) => {
-                    let body = self.body_of(entry, old.flatten(), &mut extents)?;
+                    let body = self.body_of(entry, old, &mut extents)?;
                     let body_ref = BodyRef::trusted(&body);
                     record.push(&Operation::Put {
                         tree,
