@@ -209,6 +209,11 @@ impl Checkpointer {
         self.superblock.node_units
     }
 
+    /// The superblock that a crash would find now, and its slot.
+    pub(crate) fn durable(&self) -> (&Superblock, Slot) {
+        (&self.superblock, self.slot)
+    }
+
     /// Whether a checkpoint is under way.
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()

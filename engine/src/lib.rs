@@ -7,7 +7,8 @@
 //! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
-//! - an opening: `recovery`;
+//! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
+//! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 #[cfg(not(all(
@@ -22,10 +23,12 @@ compile_error!(
 );
 
 pub mod alloc;
+mod backup;
 mod batch;
 mod cache;
 mod checkpoint;
 mod core;
+mod creation;
 mod directory;
 mod entry;
 mod error;
@@ -38,6 +41,8 @@ pub mod planted;
 mod queue;
 mod range;
 mod recovery;
+mod replay;
+mod scrub;
 mod snapshot;
 mod space;
 mod state;
@@ -45,10 +50,13 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod units;
+mod verify;
 mod view;
 pub mod world;
 mod write;
 
+pub use backup::BackupReport;
 pub use batch::{Batch, NewEntry, NewPart};
 pub use entry::{Entry, Reader};
 pub use error::Error;
@@ -59,6 +67,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use verify::{Report, Violation};
 pub use write::Decision;
 
 pub use dmerkle::fingerprint::FingerprintKey;

@@ -13,7 +13,6 @@ use crossbeam_skiplist::SkipMap;
 use dmerkle::format::body::BodyRef;
 use dmerkle::{Geometry, Lsn, Run, Sum, TreeId};
 use parking_lot::Mutex;
-use std::iter::successors;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -234,9 +233,13 @@ impl Memtable {
     /// memtable is frozen.
     pub(crate) fn drain_order(&self) -> impl Iterator<Item = (Box<[u8]>, Vec<Op>)> + '_ {
         self.keys.iter().map(|entry| {
-            let newest = entry.value().load_full();
-            let versions = successors(newest, |version| version.older.clone());
-            let ops = versions.map(|version| version.op.clone()).collect();
+            let mut ops = Vec::with_capacity(1);
+            let head = entry.value().load_full();
+            let mut next = head.as_ref();
+            while let Some(version) = next {
+                ops.push(version.op.clone());
+                next = version.older.as_ref();
+            }
             (entry.key().clone(), ops)
         })
     }

@@ -45,15 +45,15 @@ impl Source for Nodes<'_> {
     }
 }
 
-/// A bound of a range of full keys.
-type KeyBound = Bound<Box<[u8]>>;
+/// Bounds of full keys.
+type Bounds = (Bound<Box<[u8]>>, Bound<Box<[u8]>>);
 
 /// The operations of one memtable in a range, a page at a time.
 struct Newer {
     table: Arc<Memtable>,
     page: VecDeque<(Box<[u8]>, Op)>,
     /// What of the range is not in the page yet, as full keys; none when all was seen.
-    rest: Option<(KeyBound, KeyBound)>,
+    rest: Option<Bounds>,
 }
 
 impl Newer {

@@ -2,6 +2,7 @@
 
 use crate::batch::Batch;
 use crate::core::{Core, Prepared, TreeChange};
+use crate::creation;
 use crate::directory::NAME_BYTES_MAX;
 use crate::error::Error;
 use crate::io::{Disk, FileDisk, IoPool, OpenError, PoolOptions};
@@ -60,7 +61,7 @@ impl Store {
         let world = World::real();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let formatted =
-            recovery::format_disk(&disk, &world, options, now.map_or(0, |past| past.as_secs()));
+            creation::format_disk(&disk, &world, options, now.map_or(0, |past| past.as_secs()));
         if let Err(error) = formatted {
             let _ = fs::remove_file(&unfinished);
             return Err(error);
@@ -111,7 +112,7 @@ impl Store {
     /// Writes an empty store on a disk of the caller's.
     #[doc(hidden)]
     pub fn format_on(disk: &dyn Disk, world: &World, options: &Options) -> Result<(), Error> {
-        recovery::format_disk(disk, world, options, 0)
+        creation::format_disk(disk, world, options, 0)
     }
 
     /// Opens the store on a disk of the caller's, without any thread: commits run in the caller,
@@ -360,13 +361,13 @@ impl Core {
     }
 }
 
-fn unfinished_name(path: &Path) -> PathBuf {
+pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".unfinished");
     name.into()
 }
 
-fn open_error(error: OpenError, doing: &'static str) -> Error {
+pub(crate) fn open_error(error: OpenError, doing: &'static str) -> Error {
     match error {
         OpenError::Locked => Error::Locked,
         OpenError::NotAFile => Error::NotAStore("it is not a regular file"),

@@ -29,14 +29,14 @@ const PUNCH_BYTES_MAX: u64 = 1 << 20;
 /// Bytes newly retired that make a checkpoint due: a twentieth of what is live, at least this.
 const RETIRED_BYTES_MIN: u64 = 64 << 20;
 
+/// What a thread does until it is told to stop.
+type Body = fn(&Arc<Core>, &AtomicBool);
+
 /// The threads of an open store.
 pub(crate) struct Threads {
     stop: Arc<AtomicBool>,
     handles: Mutex<Vec<JoinHandle<()>>>,
 }
-
-/// What a thread does until it is told to stop.
-type Body = fn(&Arc<Core>, &AtomicBool);
 
 impl Threads {
     /// None: the callers do everything.

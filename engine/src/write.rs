@@ -31,15 +31,13 @@ pub enum Decision {
     Leave,
 }
 
-/// What is known of the entry that a change replaces.
+/// The entry that a batch of one key replaces.
 #[derive(Clone, Copy)]
 enum Old<'a> {
     /// Nobody looked.
-    NotRead,
-    /// There is none.
-    Absent,
-    /// This one.
-    Entry(&'a Entry),
+    Unknown,
+    /// What was read before, if there was one.
+    Read(Option<&'a Entry>),
 }
 
 /// A prepared batch and the extents that it names.
@@ -59,7 +57,7 @@ impl Core {
         if changes.is_empty() {
             return Ok(self.visible());
         }
-        let ready = self.prepare(changes, Old::NotRead, None)?;
+        let ready = self.prepare(changes, Old::Unknown, None)?;
         let joined = self
             .join_ready(ready, durability, None)
             .map_err(final_error)?;
@@ -86,7 +84,7 @@ impl Core {
         completion: Completion,
     ) -> Result<(), Error> {
         self.refuse_writes()?;
-        let ready = self.prepare(changes, Old::NotRead, None)?;
+        let ready = self.prepare(changes, Old::Unknown, None)?;
         let joined = self
             .join_ready(ready, durability, Some(completion))
             .map_err(final_error)?;
@@ -115,8 +113,7 @@ impl Core {
                 since: view.at,
             };
             let changes = vec![(tree, key.to_vec(), change)];
-            let old = old.as_ref().map_or(Old::Absent, Old::Entry);
-            let ready = self.prepare(changes, old, Some(condition))?;
+            let ready = self.prepare(changes, Old::Read(old.as_ref()), Some(condition))?;
             match self.join_ready(ready, durability, None) {
                 Ok(joined) => {
                     self.settle(&joined, durability)?;
@@ -147,8 +144,8 @@ impl Core {
         joined
     }
 
-    /// Encodes a batch. `old` is what the changes' single key has now, if that was read: parts may
-    /// be kept from it, and the record says what is replaced.
+    /// Encodes a batch. `old` is the one entry that the changes' single key has now, if that was
+    /// read: parts may be kept from it, and the record says what is replaced.
     fn prepare(
         self: &Arc<Self>,
         mut changes: Changes,
@@ -157,10 +154,14 @@ impl Core {
     ) -> Result<Ready, Error> {
         // Of several changes of one key the last one counts: a stable sort keeps their order.
         changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
-        let (replaced, old) = match old {
-            Old::NotRead => (Replaced::Unknown, None),
-            Old::Absent => (Replaced::Absent, None),
-            Old::Entry(entry) => (Replaced::Fingerprint(entry.fingerprint()), Some(entry)),
+        let replaced = match old {
+            Old::Unknown => Replaced::Unknown,
+            Old::Read(None) => Replaced::Absent,
+            Old::Read(Some(entry)) => Replaced::Fingerprint(entry.fingerprint()),
+        };
+        let old = match old {
+            Old::Unknown => None,
+            Old::Read(entry) => entry,
         };
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());

@@ -1,5 +1,11 @@
 //! The store as a user meets it, on a real file: what is put is got, across closing and reopening.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a panic is the report"
+)]
+
 use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -15,9 +21,8 @@ fn small() -> Options {
 
 /// A folder beside the build, where direct I/O usually works.
 fn folder() -> (TempDir, PathBuf) {
-    let program = std::env::current_exe().expect("a test has a program");
-    let beside = program.parent().expect("a program is in a folder");
-    let dir = TempDir::new_in(beside).expect("a folder can be made there");
+    let program = std::env::current_exe().unwrap();
+    let dir = TempDir::new_in(program.parent().unwrap()).unwrap();
     let path = dir.path().join("store");
     (dir, path)
 }
@@ -40,15 +45,15 @@ fn what_was_put_is_there_after_closing_and_after_dropping() {
     let sizes = [0, 1, 100, 1024, 1025, 4096, 70_000, 3_000_000];
     let store = Store::create(&path, &small()).unwrap();
     let tree = store.create_tree(b"t").unwrap();
-    for (i, size) in (0_u32..).zip(&sizes) {
+    for (i, size) in sizes.iter().enumerate() {
         let key = format!("key {i}");
-        tree.put(key.as_bytes(), &value(i, *size)).unwrap();
+        tree.put(key.as_bytes(), &value(i as u32, *size)).unwrap();
     }
     let check = |store: &Store| {
         let tree = store.tree(b"t").unwrap();
-        for (i, size) in (0_u32..).zip(&sizes) {
+        for (i, size) in sizes.iter().enumerate() {
             let got = tree.get(format!("key {i}").as_bytes()).unwrap();
-            assert_eq!(got, Some(value(i, *size)), "key {i}");
+            assert_eq!(got, Some(value(i as u32, *size)), "key {i}");
         }
         assert_eq!(tree.count().unwrap(), sizes.len() as u64);
         assert_eq!(tree.get(b"nothing").unwrap(), None);

@@ -3,7 +3,7 @@
 use crate::error::Structure;
 use crate::format::bytes::{Reader, put_at, u64_at};
 use crate::format::node as layout;
-use crate::format::pointer::Pointer;
+use crate::format::pointer::{POINTER_BYTES, Pointer};
 use crate::tree::node::{Label, Node, Shape, common_prefix, encode_frame, seal};
 use crate::types::{Sum, Summary};
 
@@ -129,7 +129,7 @@ pub(crate) fn encode_branch<'a>(
     let slots = heads + keys * layout::HEAD_BYTES;
     let records = slots + keys * layout::SLOT_BYTES;
     let mut at = records + count * layout::CHILD_BYTES;
-    let mut pointer = Vec::with_capacity(layout::child::COUNT);
+    let mut pointer = Vec::with_capacity(POINTER_BYTES);
     for index in 0..count {
         let (key, root) = child(index);
         if let Some(slot) = index.checked_sub(1) {
