@@ -232,7 +232,7 @@ dynomite_status dynomite_put(const dynomite_tree *tree,
                              size_t value_length);
 
 /**
- * Reads the value of a key, verified; NOT_FOUND if there is none.
+ * Reads the value of a key, verified; `NOT_FOUND` if there is none.
  *
  * # Safety
  * `tree` is open; `key` has `key_length` bytes; `out` points to a pointer.

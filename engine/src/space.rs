@@ -401,11 +401,15 @@ impl Space {
                 start: BlockId(start),
                 units: self.geometry.region_units - reserved,
             });
-            free.into_iter().for_each(|run| others.add(run));
+            for run in free {
+                others.add(run);
+            }
         });
         let taken = known.without(&others);
         let mut left = Units::new(self.geometry);
-        taken.into_iter().for_each(|run| left.add(run));
+        for run in taken {
+            left.add(run);
+        }
         left.without(named)
     }
 

@@ -73,7 +73,7 @@ pub unsafe extern "C" fn dynomite_put(
     })
 }
 
-/// Reads the value of a key, verified; NOT_FOUND if there is none.
+/// Reads the value of a key, verified; `NOT_FOUND` if there is none.
 ///
 /// # Safety
 /// `tree` is open; `key` has `key_length` bytes; `out` points to a pointer.

@@ -6,16 +6,18 @@ use std::process::Command;
 
 /// Where cargo left the libraries: beside this test.
 fn libraries() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().to_path_buf()
+    let test = std::env::current_exe().expect("a test has a program");
+    test.parent()
+        .expect("a program is in a folder")
+        .to_path_buf()
 }
 
 fn compile_and_run(link: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder can be made");
     let program = folder.path().join("smoke");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    let compiled = Command::new(compiler)
+    let compilation = Command::new(compiler)
         .args(["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
         .arg("-I")
         .arg(root.join("../include"))
@@ -26,14 +28,14 @@ fn compile_and_run(link: &[&str]) {
         .arg("-o")
         .arg(&program)
         .output()
-        .unwrap();
-    let words = String::from_utf8_lossy(&compiled.stderr);
-    assert!(compiled.status.success(), "{words}");
+        .expect("there is a C compiler");
+    let words = String::from_utf8_lossy(&compilation.stderr);
+    assert!(compilation.status.success(), "{words}");
     let ran = Command::new(&program)
         .arg(folder.path().join("store.dynomite"))
         .env("LD_LIBRARY_PATH", libraries())
         .output()
-        .unwrap();
+        .expect("what was compiled can be run");
     let words = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{words}");
 }
