@@ -11,6 +11,7 @@
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
+mod audit;
 mod batch;
 mod cache;
 mod checkpoint;
