@@ -224,6 +224,24 @@ impl Checkpointer {
         self.running.is_some()
     }
 
+    /// Whether the checkpoint under way has said what its roots reach, and has not ended.
+    pub(crate) fn has_maps(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            matches!(
+                running.phase,
+                Phase::Superblock | Phase::Publish | Phase::Stamp
+            )
+        })
+    }
+
+    /// What the checkpoint under way has placed and not published.
+    pub(crate) fn placed(&self) -> &[Run] {
+        match &self.running {
+            Some(running) if !matches!(running.phase, Phase::Stamp) => &running.ground.placed,
+            _ => &[],
+        }
+    }
+
     /// Does one step of the checkpoint, beginning one if none is under way.
     pub(crate) fn step(&mut self, core: &Arc<Core>) -> Result<Stepped, Error> {
         core.refuse_writes()?;

@@ -23,6 +23,7 @@ compile_error!(
 );
 
 pub mod alloc;
+mod audit;
 mod backup;
 mod batch;
 mod cache;

@@ -121,6 +121,13 @@ impl Store {
         })
     }
 
+    /// Leaves the store as a crash does: nothing is written any more, not even when the last handle
+    /// is dropped.
+    #[doc(hidden)]
+    pub fn abandon(&self) {
+        self.core().queue.lock().close();
+    }
+
     /// Does one step of a checkpoint, beginning one if none is under way. Whether it ended.
     #[doc(hidden)]
     pub fn step(&self) -> Result<bool, Error> {
@@ -129,10 +136,10 @@ impl Store {
         Ok(matches!(stepped, crate::checkpoint::Stepped::Done(_)))
     }
 
-    /// Punches one piece of free space, if there is one worth it. Returns its bytes.
+    /// Punches one piece of free space, if there is one of `bytes_min` or more. Returns its bytes.
     #[doc(hidden)]
-    pub fn punch_some(&self) -> Result<u64, Error> {
-        self.core().punch_some()
+    pub fn punch_some(&self, bytes_min: u64) -> Result<u64, Error> {
+        self.core().punch_some(bytes_min)
     }
 
     /// Flushes what is buffered.

@@ -197,7 +197,7 @@ fn checkpoint_paced(core: &Arc<Core>) -> Result<(), Error> {
 /// Gives free space back, piece by piece, as long as nobody commits.
 fn punch(core: &Arc<Core>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) && !core.queue.lock().writing {
-        match core.punch_some() {
+        match core.punch_some(PUNCH_BYTES_MIN) {
             Ok(bytes) if bytes > 0 => {}
             // Nothing to give back, or a file system that takes nothing back.
             _ => return,
@@ -208,7 +208,7 @@ fn punch(core: &Arc<Core>, stop: &AtomicBool) {
 impl Core {
     /// Punches one piece of free space while more is free than a 25th of what is live, and than
     /// the next checkpoint was promised.
-    pub(crate) fn punch_some(&self) -> Result<u64, Error> {
+    pub(crate) fn punch_some(&self, bytes_min: u64) -> Result<u64, Error> {
         self.refuse_writes()?;
         let unit = self.identity.geometry.unit();
         let units = |bytes: u64| u32::try_from((bytes / unit).max(1)).expect("1 MiB of units");
@@ -216,7 +216,7 @@ impl Core {
         let keep = share.max(self.reserve_units(0, 0));
         let bytes = self.space.punch(
             self.disk.as_ref(),
-            units(PUNCH_BYTES_MIN),
+            units(bytes_min),
             units(PUNCH_BYTES_MAX),
             keep,
         )?;
