@@ -294,13 +294,14 @@ fn update(
     applied.root
 }
 
-/// Random insertions, a twentieth of the tree at a time, until it is twice as large.
+/// Random insertions, a part of the tree at a time, until it is twice as large.
 fn grow(mut root: Root, memory: &mut Memory, entries: u64, length: usize) {
     let value = body(length, 9);
+    let rounds = 400;
     let begin = Instant::now();
-    for round in 0..20 {
-        let from = entries + round * (entries / 20);
-        let mut keys: Vec<_> = (from..from + entries / 20).map(key).collect();
+    for round in 0..rounds {
+        let from = entries + round * (entries / rounds);
+        let mut keys: Vec<_> = (from..from + entries / rounds).map(key).collect();
         keys.sort();
         let ops = keys.iter().map(|key| Op {
             key,
@@ -312,7 +313,11 @@ fn grow(mut root: Root, memory: &mut Memory, entries: u64, length: usize) {
             .expect("memory does not fail")
             .root;
     }
-    each("insert 1 in 20, 20 times", entries, begin.elapsed());
+    each(
+        &format!("insert 1 in {rounds}, {rounds} times"),
+        entries,
+        begin.elapsed(),
+    );
     let live: u64 = memory.blocks.values().map(|block| block.len() as u64).sum();
     let bytes = root.summary.count * (16 + 8 + length as u64);
     println!(

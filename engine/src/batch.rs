@@ -83,8 +83,7 @@ impl Batch {
 
     /// Deletes a key; one that is not there is no error.
     pub fn delete(&mut self, tree: &crate::Tree, key: &[u8]) -> &mut Self {
-        self.changes
-            .push((tree.id(), key.to_vec(), Change::Delete));
+        self.changes.push((tree.id(), key.to_vec(), Change::Delete));
         self
     }
 

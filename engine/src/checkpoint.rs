@@ -15,18 +15,19 @@
 //!   frozen memtable, and the next checkpoint tries again. From step 3 on a failure poisons.
 //! - An extent that a superseded operation names and the result does not is retired with it.
 
+use crate::cache::CachedNode;
 use crate::core::{Core, Frozen};
 use crate::error::Error;
 use crate::io::AlignedBuf;
 use crate::memtable::{Op, split_key};
+use crate::planted::{self, Bug};
 use crate::state::{Base, State};
-use crate::cache::CachedNode;
 use dmerkle::format::catalog::{CatalogEntry, catalog_key};
 use dmerkle::format::pointer::Pointer;
 use dmerkle::format::superblock::{RegionTableRef, Slot, Superblock};
 use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use dmerkle::tree::{Apply, Change, Ground, Op as TreeOp, Progress, Root, Settings, Source};
-use dmerkle::{BlockId, Generation, Geometry, Lsn, Order, Run, TreeId};
+use dmerkle::{BlockId, Generation, Geometry, Lsn, Order, Run, Sum, TreeId};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -203,14 +204,14 @@ impl Checkpointer {
         }
     }
 
-    /// The newest durable superblock.
-    pub(crate) fn superblock(&self) -> &Superblock {
-        &self.superblock
-    }
-
     /// The superblock that a crash would find now, and its slot.
     pub(crate) fn durable(&self) -> (&Superblock, Slot) {
         (&self.superblock, self.slot)
+    }
+
+    /// Units of all trees' nodes.
+    pub(crate) fn node_units(&self) -> u64 {
+        self.superblock.node_units
     }
 
     /// Whether a checkpoint is under way.
@@ -265,7 +266,10 @@ impl Checkpointer {
             named.extend(newest.runs(geometry));
             superseded.extend(versions.flat_map(|op| op.runs(geometry).collect::<Vec<_>>()));
             let (change, fingerprint) = match newest {
-                Op::Put { body, fingerprint } => (Change::Put(body), Some(fingerprint)),
+                Op::Put { body, fingerprint } => {
+                    let wrong = Sum(u128::from(planted::has(Bug::SumWrong)));
+                    (Change::Put(body), Some(fingerprint.plus(wrong)))
+                }
                 Op::Delete => (Change::Delete, None),
             };
             todo.back_mut().expect("it was pushed").1.push(TreeOp {
@@ -328,11 +332,16 @@ impl Checkpointer {
                 core.stamp()?; // the copies written now are those of the generation before last
                 let table = running.write_maps(core)?;
                 let durable = core.queue.lock().durable;
+                if planted::has(Bug::StampEarly) {
+                    core.queue.lock().stamp = running.generation;
+                    core.queue.lock().push_stamp();
+                    core.flush_log()?;
+                }
                 running.superblock = Some(Superblock {
                     generation: running.generation,
                     incarnation: core.identity.incarnation,
                     opening: core.identity.opening,
-                    log_start: running.frozen.log_start,
+                    log_start: running.log_start(&core.identity.geometry),
                     cut: core.identity.cut,
                     durable: durable.max(running.frozen.log_start),
                     next_tree: core.directory.next_id(),
@@ -340,23 +349,31 @@ impl Checkpointer {
                     catalog_summary: running.catalog_root.summary,
                     region_table: table,
                     earlier: Vec::new(), // the log starts behind the cut
+                    node_units: running.node_units(self.superblock.node_units),
                     ..self.superblock.clone()
                 });
                 running.phase = Phase::Superblock;
             }
             Phase::Superblock => {
-                core.disk
-                    .flush()
-                    .map_err(Error::io("flushing a checkpoint"))?;
+                if !planted::has(Bug::DropNodeFlush) {
+                    core.disk
+                        .flush()
+                        .map_err(Error::io("flushing a checkpoint"))?;
+                }
                 let superblock = running.superblock.take().expect("it was made before");
-                let slot = self.slot.other();
-                write_superblock(core.disk.as_ref(), &core.identity.geometry, &superblock, slot)?;
+                let slot = next_slot(self.slot, running.generation);
+                write_superblock(
+                    core.disk.as_ref(),
+                    &core.identity.geometry,
+                    &superblock,
+                    slot,
+                )?;
                 self.superblock = superblock;
                 self.slot = slot;
                 running.phase = Phase::Publish;
             }
             Phase::Publish => {
-                running.publish(core);
+                running.publish(core, self.superblock.node_units);
                 self.catalog = std::mem::take(&mut running.catalog);
                 running.phase = Phase::Stamp;
             }
@@ -384,6 +401,12 @@ impl Running {
         }
     }
 
+    /// Where the log of everything newer than this checkpoint begins.
+    fn log_start(&self, geometry: &Geometry) -> Lsn {
+        let late = u64::from(planted::has(Bug::LogStartLate)) * u64::from(geometry.log_block_bytes);
+        Lsn(self.frozen.log_start.0 + late)
+    }
+
     /// Applies about a leaf's worth of what is to be done. `true` when nothing is left.
     fn apply_some(&mut self, core: &Arc<Core>) -> Result<bool, Error> {
         if self.applying.is_none() {
@@ -403,10 +426,12 @@ impl Running {
             writes: &mut self.ground,
         };
         if let Progress::Done(applied) = apply.step(&mut ground)? {
+            let mut root = applied.root;
+            root.summary.count += u64::from(planted::has(Bug::CountWrong));
             if *tree == TreeId::CATALOG {
-                self.catalog_root = applied.root;
+                self.catalog_root = root;
             } else {
-                self.trees.insert(*tree, applied.root);
+                self.trees.insert(*tree, root);
             }
             self.applying = None;
         }
@@ -454,6 +479,9 @@ impl Running {
     /// Brings the catalog up to date with the new roots, and lists what changes in it.
     fn begin_catalog(&mut self, before: &BTreeMap<TreeId, CatalogEntry>) {
         for tree in &self.frozen.changes.dropped {
+            if planted::has(Bug::DropForgotten) {
+                break;
+            }
             if let Some(entry) = self.catalog.get_mut(tree) {
                 entry.dropped = true;
             }
@@ -494,16 +522,16 @@ impl Running {
     }
 
     /// Says what is reachable now, and writes that.
-    fn write_maps(
-        &mut self,
-        core: &Core,
-    ) -> Result<RegionTableRef, Error> {
+    fn write_maps(&mut self, core: &Core) -> Result<RegionTableRef, Error> {
         let disk = core.disk.as_ref();
         for run in self.ground.placed.iter().chain(&self.named) {
             core.space.reach(disk, *run)?;
         }
-        for run in self.retired() {
-            core.space.retire(disk, run.0, run.1)?;
+        for (run, reached) in self.retired() {
+            core.space.retire(disk, run, reached)?;
+            if planted::has(Bug::ReuseRetiredEarly) {
+                core.space.release(&[run]);
+            }
         }
         core.space.write_maps(disk, self.generation)
     }
@@ -514,7 +542,8 @@ impl Running {
         let named: HashSet<BlockId> = self.named.iter().map(|run| run.start).collect();
         let mut retired: BTreeMap<Run, bool> = BTreeMap::new();
         for run in &self.superseded {
-            if !named.contains(&run.start) {
+            let kept = named.contains(&run.start) && !planted::has(Bug::RetireKept);
+            if !kept && !planted::has(Bug::ForgetSuperseded) {
                 retired.insert(*run, false);
             }
         }
@@ -529,16 +558,26 @@ impl Running {
         retired.into_iter().collect()
     }
 
+    /// Units of all trees' nodes, after those that the last superblock counted.
+    fn node_units(&self, before: u64) -> u64 {
+        let units = |runs: &[Run]| runs.iter().map(|run| u64::from(run.units)).sum::<u64>();
+        (before + units(&self.ground.placed)).saturating_sub(units(&self.ground.retired_nodes))
+    }
+
     /// Shows the new base to readers. Its superblock is durable.
-    fn publish(&mut self, core: &Arc<Core>) {
+    fn publish(&mut self, core: &Arc<Core>, superblock_node_units: u64) {
         let base = Arc::new(Base {
             generation: self.generation,
-            log_start: self.frozen.log_start,
             newest: self.frozen.newest,
             catalog: self.catalog_root,
             trees: std::mem::take(&mut self.trees),
         });
-        let runs = self.retired().into_iter().map(|(run, _)| run).collect();
+        let mut runs: Vec<Run> = self.retired().into_iter().map(|(run, _)| run).collect();
+        if planted::has(Bug::ReuseRetiredEarly) {
+            runs.clear();
+        }
+        core.node_units
+            .store(superblock_node_units, Ordering::Relaxed);
         core.retired.lock().push_back(Retired {
             generation: self.generation,
             runs,
@@ -553,7 +592,14 @@ impl Running {
         core.registry.publish(&next);
         core.state.store(next);
         queue.stamp_next(self.generation, self.frozen.log_start);
+        if planted::has(Bug::TailEarly) {
+            queue.tail = self.frozen.log_start;
+        }
         core.moved.notify_all();
+        drop(queue);
+        if planted::has(Bug::ReleaseBeforeStamp) {
+            core.release_retired();
+        }
     }
 }
 
@@ -569,6 +615,18 @@ fn delete_op(tree: TreeId, key: &[u8]) -> TreeOp<KeyOf, Arc<[u8]>> {
     }
 }
 
+/// The slot that the next superblock goes to: never the one that holds the newest.
+fn next_slot(newest: Slot, generation: Generation) -> Slot {
+    if planted::has(Bug::SlotByParity) {
+        return if generation.0.is_multiple_of(2) {
+            Slot::A
+        } else {
+            Slot::B
+        };
+    }
+    newest.other()
+}
+
 /// Writes both copies of a slot and flushes: from here on a crash finds this superblock.
 pub(crate) fn write_superblock(
     disk: &dyn crate::io::Disk,
@@ -582,6 +640,9 @@ pub(crate) fn write_superblock(
     for copy in slot.copies() {
         disk.write(SUPERBLOCK_OFFSETS[copy], &block)
             .map_err(Error::io("writing a superblock"))?;
+    }
+    if planted::has(Bug::DropSuperblockFlush) {
+        return Ok(());
     }
     disk.flush().map_err(Error::io("flushing a superblock"))
 }
@@ -604,16 +665,11 @@ impl Core {
         let oldest = self.registry.oldest_base();
         let mut retired = self.retired.lock();
         while let Some(front) = retired.front()
-            && front.generation <= stamped
-            && front.generation <= oldest
+            && (front.generation <= stamped || planted::has(Bug::ReleaseBeforeStamp))
+            && (front.generation <= oldest || planted::has(Bug::ReleaseWhileRead))
         {
             let front = retired.pop_front().expect("it is there");
             self.space.release(&front.runs);
         }
-    }
-
-    /// Everything at or above this LSN is still needed from the ring.
-    pub(crate) fn log_tail(&self) -> Lsn {
-        self.queue.lock().tail
     }
 }

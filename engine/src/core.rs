@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
+use crate::planted::{self, Bug};
 use crate::queue::{Completion, Full, Group, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
@@ -24,6 +25,13 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Units for branches and the catalog that every checkpoint may need.
+const RESERVE_UNITS_MIN: u64 = 16;
+
+/// The longest that a writer is slowed before ring or memtable are full.
+const PACE_MAX: Duration = Duration::from_millis(4);
 
 /// What a store is, from its creation on, and which opening this is.
 #[derive(Debug, Clone)]
@@ -68,6 +76,12 @@ pub(crate) struct Prepared {
     pub(crate) ops: Vec<(Box<[u8]>, Op)>,
     pub(crate) trees: Option<TreeChange>,
     pub(crate) condition: Option<Condition>,
+}
+
+impl Prepared {
+    fn only_deletes(&self) -> bool {
+        self.ops.iter().all(|(_, op)| matches!(op, Op::Delete))
+    }
 }
 
 /// Why a prepared batch did not join.
@@ -122,6 +136,8 @@ pub(crate) struct Core {
     pub(crate) checkpointer: Mutex<Checkpointer>,
     /// What checkpoints took out of the tree and nobody may reuse yet, oldest first.
     pub(crate) retired: Mutex<VecDeque<Retired>>,
+    /// Units of all trees' nodes in the durable base.
+    pub(crate) node_units: AtomicU64,
     pub(crate) counters: Counters,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
@@ -167,6 +183,7 @@ impl Core {
             space: parts.space,
             registry,
             directory: parts.directory,
+            node_units: AtomicU64::new(parts.checkpointer.node_units()),
             checkpointer: Mutex::new(parts.checkpointer),
             retired: Mutex::new(VecDeque::new()),
             counters: Counters::default(),
@@ -240,6 +257,7 @@ impl Core {
         durability: Durability,
         completion: Option<Completion>,
     ) -> Result<Joined, Refused> {
+        self.reserve(&prepared)?;
         let mut queue = self.queue.lock();
         let limit = queue.batch_bytes_max();
         let bytes = prepared.record.len() as u64;
@@ -291,6 +309,26 @@ impl Core {
         Ok(Joined { end, ticket })
     }
 
+    /// Makes sure that a checkpoint of everything pending can finish, this batch included: it may
+    /// rewrite a leaf for each operation, but never more than all nodes and the new bytes. On a
+    /// full disk deletes still pass.
+    fn reserve(&self, prepared: &Prepared) -> Result<(), Error> {
+        let geometry = &self.identity.geometry;
+        let state = self.state.load();
+        let (mut ops, mut bytes) = (prepared.ops.len() as u64, prepared.record.len() as u64);
+        for table in state.memtables() {
+            ops += table.ops();
+            bytes += table.bytes();
+        }
+        let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
+        let added = 2 * geometry.units_for(bytes);
+        let units = rewritten + added + (rewritten + added) / 16 + RESERVE_UNITS_MIN;
+        match self.space.reserve(self.disk.as_ref(), units) {
+            Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
+            reserved => reserved,
+        }
+    }
+
     fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {
         let Some(condition) = condition else {
             return Ok(());
@@ -317,6 +355,7 @@ impl Core {
         joined: &Joined,
         durability: Durability,
     ) -> Result<(), Error> {
+        self.pace();
         let buffered = durability == Durability::Buffered;
         loop {
             if buffered && self.visible() >= joined.end {
@@ -354,21 +393,24 @@ impl Core {
         queue.set_writing_durable(durable_waits);
         drop(queue);
 
-        let written = self
-            .write_groups(&groups, stamp, durable)
-            .and_then(|()| self.disk.flush().map_err(Error::io("flushing the log")));
+        let written = self.write_and_flush(&groups, stamp, durable);
         let fate = written.map_err(|error| self.poison(&error, durable));
 
         let mut queue = self.queue.lock();
         queue.writing = false;
         queue.set_writing_durable(false);
         if fate.is_ok() {
+            queue.covered = durable;
             queue.durable = end;
             queue.has_stamped(stamp);
             self.show(queue.visible());
         }
         // Whoever joined in the meantime needs a next leader.
-        let orphans = if fate.is_err() { queue.take() } else { Vec::new() };
+        let orphans = if fate.is_err() {
+            queue.take()
+        } else {
+            Vec::new()
+        };
         if queue.has_waiting() {
             self.log_work.notify_one();
         }
@@ -388,12 +430,26 @@ impl Core {
         fate
     }
 
-    fn write_groups(
+    /// From here on a crash finds the groups.
+    fn write_and_flush(
         &self,
         groups: &[Group],
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
+        let flush = || self.disk.flush().map_err(Error::io("flushing the log"));
+        if planted::has(Bug::AckBeforeFlush) {
+            flush()?;
+            return self.write_groups(groups, stamp, durable);
+        }
+        self.write_groups(groups, stamp, durable)?;
+        if planted::has(Bug::DropLogFlush) {
+            return Ok(());
+        }
+        flush()
+    }
+
+    fn write_groups(&self, groups: &[Group], stamp: Generation, durable: Lsn) -> Result<(), Error> {
         let geometry = &self.identity.geometry;
         for group in groups {
             let header = GroupHeader {
@@ -405,7 +461,8 @@ impl Core {
                 stamp,
             };
             let blocks = log_block::group_blocks(geometry, group.payload.len());
-            let mut buffer = AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
+            let mut buffer =
+                AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
             let nonce = self.identity.nonce;
             if group.skip {
                 log_block::encode_skip(geometry, nonce, &header, &mut buffer);
@@ -447,6 +504,20 @@ impl Core {
         Ok(())
     }
 
+    /// Covers the last group of a store that has gone idle: until a later block says that it is
+    /// durable, rot there would read as a torn tail. Whether there was something to cover.
+    pub(crate) fn cover(self: &Arc<Self>) -> Result<bool, Error> {
+        {
+            let mut queue = self.queue.lock();
+            if queue.writing || !queue.is_empty() || !queue.wants_cover() {
+                return Ok(false);
+            }
+            queue.push_stamp();
+        }
+        self.flush_log()?;
+        Ok(true)
+    }
+
     /// Called with the lock when too much is written past the durable LSN.
     fn flush_some(self: &Arc<Self>, queue: &mut MutexGuard<'_, Queue>) -> Result<(), Error> {
         self.counters.stalls.fetch_add(1, Ordering::Relaxed);
@@ -465,8 +536,7 @@ impl Core {
                 return Err(error);
             }
             self.maintenance_work.notify_one();
-            self.moved
-                .wait_for(queue, std::time::Duration::from_millis(50));
+            self.moved.wait_for(queue, Duration::from_millis(50));
             return Ok(());
         }
         MutexGuard::unlocked(queue, || self.checkpoint_now()).map(|_| ())
@@ -483,11 +553,32 @@ impl Core {
         state.active.superseded_units() * self.identity.geometry.unit()
     }
 
+    /// Slows a writer in proportion, once ring or memtable are more than three quarters full, so
+    /// that nobody meets a wall.
+    fn pace(&self) {
+        if !self.is_threaded() {
+            return;
+        }
+        let state = self.state.load();
+        let budget = self.options.memtable_bytes.max(1);
+        let memtable = if state.frozen.is_some() {
+            state.active.bytes() * 100 / budget
+        } else {
+            state.active.bytes() * 50 / budget
+        };
+        let ring = self.queue.lock().used() * 100 / self.identity.geometry.ring_bytes;
+        let full = u32::try_from(memtable.max(ring).min(100)).expect("at most 100");
+        if full > 75 {
+            std::thread::sleep(PACE_MAX * (full - 75) / 25);
+        }
+    }
+
     /// Whether the active memtable has no room until the frozen one is checkpointed.
     fn memtable_is_full(&self) -> bool {
         let state = self.state.load();
         let budget = self.options.memtable_bytes;
-        state.active.bytes() > budget && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
+        state.active.bytes() > budget
+            && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
     }
 
     fn wake_maintenance_if_due(&self, queue: &Queue, state: &State) {

@@ -4,8 +4,8 @@ use crate::error::Error;
 use crate::extents::{read_chunks, read_extent};
 use crate::view::View;
 use dmerkle::Sum;
-use dmerkle::format::body::{BodyRef, PartRef};
 use dmerkle::fingerprint::part_hash;
+use dmerkle::format::body::{BodyRef, PartRef};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@
 use crate::core::Core;
 use crate::error::Error;
 use crate::io::AlignedBuf;
+use crate::planted::{self, Bug};
 use dmerkle::format::extent::{ExtentRef, PART_BYTES_MAX, encode_extent};
 use dmerkle::{Place, Run};
 use std::sync::Arc;
@@ -142,7 +143,10 @@ impl ExtentWriter {
     /// # Panics
     /// Panics on more bytes than were declared.
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        assert!(bytes.len() as u64 <= self.missing(), "more than was declared");
+        assert!(
+            bytes.len() as u64 <= self.missing(),
+            "more than was declared"
+        );
         while !bytes.is_empty() {
             let room = self.piece.len() - self.filled;
             let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -185,7 +189,11 @@ impl ExtentWriter {
         self.core
             .disk
             .write(offset, &self.piece[..bytes])
-            .map_err(Error::io("writing an extent"))?;
+            .map_err(|error| {
+                let durable = self.core.queue.lock().durable;
+                let error = Error::io("writing an extent")(error);
+                self.core.poison(&error, durable)
+            })?;
         self.core
             .counters
             .extent_bytes_written
@@ -202,7 +210,7 @@ impl ExtentWriter {
     /// Panics if bytes are missing.
     pub(crate) fn finish(mut self) -> Result<Written, Error> {
         assert_eq!(self.missing(), 0, "fewer bytes than were declared");
-        if self.filled > 0 {
+        if self.filled > 0 && !planted::has(Bug::LoseExtentTail) {
             self.write_piece()?;
         }
         if !self.length.is_multiple_of(self.chunk_bytes) {

@@ -8,10 +8,11 @@
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
 //! - an opening: `recovery`;
-//! - a store that looks at itself: `verify`, over `scrub` and `units`;
+//! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
+mod backup;
 mod batch;
 mod cache;
 mod checkpoint;
@@ -23,6 +24,8 @@ mod extents;
 pub mod io;
 mod memtable;
 mod options;
+#[doc(hidden)]
+pub mod planted;
 mod queue;
 mod range;
 mod recovery;
@@ -40,12 +43,13 @@ mod view;
 pub mod world;
 mod write;
 
+pub use backup::BackupReport;
 pub use batch::{Batch, NewEntry, NewPart};
 pub use entry::{Entry, Reader};
 pub use error::Error;
 pub use extents::Written;
-pub use range::{Range, SnapshotContents};
 pub use options::{Backend, Durability, Options};
+pub use range::{Range, SnapshotContents};
 pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};

@@ -215,11 +215,12 @@ impl Memtable {
         limit: usize,
     ) -> Vec<(Box<[u8]>, Op)> {
         let range = self.keys.range::<[u8], _>(bounds);
-        let visible = |entry: crossbeam_skiplist::map::Entry<'_, Box<[u8]>, _>| {
-            match probe_chain(entry.value(), at) {
-                Probe::Found(op) => Some((entry.key().clone(), op)),
-                Probe::Nothing | Probe::TooNew => None,
-            }
+        let visible = |entry: crossbeam_skiplist::map::Entry<'_, Box<[u8]>, _>| match probe_chain(
+            entry.value(),
+            at,
+        ) {
+            Probe::Found(op) => Some((entry.key().clone(), op)),
+            Probe::Nothing | Probe::TooNew => None,
         };
         if back {
             range.rev().filter_map(visible).take(limit).collect()

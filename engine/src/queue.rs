@@ -87,6 +87,8 @@ pub(crate) struct Queue {
     pub(crate) issued: Lsn,
     /// Everything below is flushed.
     pub(crate) durable: Lsn,
+    /// Everything below is known to be durable by a durable block of the log.
+    pub(crate) covered: Lsn,
     /// The oldest byte of the ring that must not be overwritten.
     pub(crate) tail: Lsn,
     /// Where the tail moves once a durable block carries a generation, oldest first.
@@ -125,18 +127,14 @@ impl Group {
 
 impl Queue {
     /// A queue that goes on behind `end` (byte exact), all of it durable.
-    pub(crate) fn new(
-        geometry: Geometry,
-        end: Lsn,
-        tail: Lsn,
-        generation: Generation,
-    ) -> Self {
+    pub(crate) fn new(geometry: Geometry, end: Lsn, tail: Lsn, generation: Generation) -> Self {
         Self {
             geometry,
             groups: VecDeque::new(),
             next: block_at_or_after(&geometry, end),
             issued: end,
             durable: end,
+            covered: end,
             tail,
             tails: VecDeque::new(),
             stamp: generation,
@@ -186,9 +184,7 @@ impl Queue {
     fn open_fits(&self, length: usize) -> bool {
         self.groups.back().is_some_and(|group| {
             let payload = group.payload.len() + length;
-            group.open
-                && payload as u64 <= UNFLUSHED_BYTES_MAX
-                && self.fits(group.start, payload)
+            group.open && payload as u64 <= UNFLUSHED_BYTES_MAX && self.fits(group.start, payload)
         })
     }
 
@@ -298,6 +294,13 @@ impl Queue {
         groups
     }
 
+    /// Whether the last group is covered by no later block, and there is room for one beside
+    /// what a stamp may need.
+    pub(crate) fn wants_cover(&self) -> bool {
+        let room = self.geometry.ring_bytes - (2 * STAMP_BLOCKS + 1) * self.block();
+        self.covered < self.issued && self.durable == self.issued && self.used() < room
+    }
+
     /// A checkpoint is durable: the next group carries its generation, and then the log before
     /// `log_start` is free.
     pub(crate) fn stamp_next(&mut self, generation: Generation, log_start: Lsn) {
@@ -354,3 +357,6 @@ impl Queue {
         self.groups.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;

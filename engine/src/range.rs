@@ -315,7 +315,12 @@ impl Snapshot {
             Bound::Included(low.as_slice()),
             Bound::Excluded(high.as_slice()),
         );
-        for table in self.view.state.memtables().filter(|table| !table.is_empty()) {
+        for table in self
+            .view
+            .state
+            .memtables()
+            .filter(|table| !table.is_empty())
+        {
             for (full, op) in table.collect(bounds, false, self.view.at, usize::MAX) {
                 newest.entry(split_key(&full).1.to_vec()).or_insert(op);
             }

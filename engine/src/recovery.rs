@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::memtable::{Memtable, Op, full_key};
 use crate::options::Options;
+use crate::planted::{self, Bug};
 use crate::queue::Queue;
 use crate::space::Space;
 use crate::state::{Base, State};
@@ -28,7 +29,7 @@ use dmerkle::format::extent::ExtentRef;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::format::record::{BatchRef, Operation};
 use dmerkle::format::region_table::{RegionRow, decode_region_table};
-use dmerkle::format::superblock::{RegionTableRef, Superblock};
+use dmerkle::format::superblock::{EARLIER_MAX, RegionTableRef, Slot, Superblock};
 use dmerkle::recover::{
     NotAStore, ReadAt, ScanInput, Tail, Unreadable, choose, read_superblocks, scan,
 };
@@ -73,24 +74,31 @@ pub(crate) fn format_disk(
     created_unix_s: u64,
 ) -> Result<(), Error> {
     let geometry = options.geometry()?;
+    check_alignment(disk, &geometry)?;
     let bytes = geometry.file_bytes(0);
-    disk.allocate(0, bytes).map_err(Error::io("creating the file"))?;
+    disk.allocate(0, bytes)
+        .map_err(Error::io("creating the file"))?;
     // The ring is written, not only allocated: an append to it then costs one flush, not two.
-    let zeros = AlignedBuf::zeroed(usize::try_from(geometry.ring_bytes.min(4 << 20)).expect("4 MiB"));
+    let zeros =
+        AlignedBuf::zeroed(usize::try_from(geometry.ring_bytes.min(4 << 20)).expect("4 MiB"));
     let ring = geometry.ring_offset()..geometry.ring_offset() + geometry.ring_bytes;
     let mut at = ring.start;
     while at < ring.end {
         let now = (ring.end - at).min(zeros.len() as u64);
         let piece = &zeros[..usize::try_from(now).expect("4 MiB")];
-        disk.write(at, piece).map_err(Error::io("zeroing the log"))?;
+        disk.write(at, piece)
+            .map_err(Error::io("zeroing the log"))?;
         at += now;
     }
     let nonce = world.random();
     let generation = dmerkle::Generation(1);
     let (table, checksum) =
         dmerkle::format::region_table::encode_region_table(&geometry, nonce, generation, &[]);
-    disk.write(geometry.region_table_offset(0), &AlignedBuf::copy_of(&table))
-        .map_err(Error::io("writing the region table"))?;
+    disk.write(
+        geometry.region_table_offset(0),
+        &AlignedBuf::copy_of(&table),
+    )
+    .map_err(Error::io("writing the region table"))?;
     disk.flush().map_err(Error::io("flushing the new file"))?;
     let mut store_id = [0; 16];
     world.entropy.fill(&mut store_id);
@@ -115,8 +123,8 @@ pub(crate) fn format_disk(
         fingerprint_key: options.fingerprint_key.clone(),
         created: created_unix_s,
         earlier: Vec::new(),
+        node_units: 0,
     };
-    use dmerkle::format::superblock::Slot;
     write_superblock(disk, &geometry, &superblock, Slot::B)?;
     write_superblock(disk, &geometry, &superblock, Slot::A)
 }
@@ -179,6 +187,9 @@ impl Replay<'_> {
     }
 
     fn mark(&self, run: Run) -> Result<(), Error> {
+        if planted::has(Bug::ForgetLogNamed) {
+            return Ok(());
+        }
         if self.space.mark(run, self.file_bytes) {
             return Ok(());
         }
@@ -203,6 +214,9 @@ impl Replay<'_> {
     }
 
     fn extent_holds(&self, extent: ExtentRef<'_>) -> bool {
+        if planted::has(Bug::SkipExtentHash) {
+            return true;
+        }
         let run = extent.run(self.geometry);
         if run.end() * self.geometry.unit() > self.file_bytes {
             return false;
@@ -231,17 +245,22 @@ pub(crate) fn open(
     read_only: bool,
 ) -> Result<Arc<Core>, Error> {
     if !read_only {
-        disk.flush().map_err(Error::io("flushing before recovery"))?;
+        disk.flush()
+            .map_err(Error::io("flushing before recovery"))?;
     }
     let reads = PlainReads {
         disk: disk.as_ref(),
         pool: &pool,
         size: disk.size().map_err(Error::io("reading the file's size"))?,
     };
-    let superblocks = read_superblocks(&reads).map_err(not_a_store)?;
+    let mut superblocks = read_superblocks(&reads).map_err(not_a_store)?;
+    if planted::has(Bug::StaleSuperblock) {
+        forget_newest(&mut superblocks);
+    }
     let choice = choose(&reads, &superblocks).map_err(|_| Error::SuperblockLost)?;
     let superblock = &choice.superblock;
     let geometry = superblock.geometry;
+    check_alignment(disk.as_ref(), &geometry)?;
 
     let space = read_space(disk.as_ref(), superblock)?;
     let catalog = read_catalog(disk.as_ref(), superblock)?;
@@ -282,11 +301,12 @@ pub(crate) fn open(
             Ok(())
         },
     )?;
-    if scanned.lost_generation(superblock).is_some() {
+    if scanned.lost_generation(superblock).is_some() && !planted::has(Bug::StaleSuperblock) {
         return Err(Error::SuperblockLost);
     }
     if let Tail::Corrupt { at, durable } = scanned.tail
         && !read_only
+        && !planted::has(Bug::CutAcknowledged)
     {
         return Err(Error::AcknowledgedLoss { at, durable });
     }
@@ -300,11 +320,14 @@ pub(crate) fn open(
         replay.apply(batch.end, &batch.bytes)?;
     }
     // The scan's end may lie behind the last batch: an older cut, where nothing may be written.
-    let cut = if whole {
+    let mut cut = if whole {
         scanned.end.max(replay.end)
     } else {
         replay.end
     };
+    if planted::has(Bug::CutByBlock) {
+        cut = dmerkle::format::log_block::block_at_or_after(&geometry, cut);
+    }
 
     let incarnation = Incarnation(scanned.incarnation.max(choice.incarnation).0 + 1);
     let identity = Identity {
@@ -335,7 +358,11 @@ pub(crate) fn open(
                 .collect(),
             ..superblock
         };
-        slot = choice.write_next;
+        slot = if planted::has(Bug::OverwriteOpenedSlot) {
+            choice.slot
+        } else {
+            choice.write_next
+        };
         write_superblock(disk.as_ref(), &geometry, &superblock, slot)?;
     }
 
@@ -345,7 +372,6 @@ pub(crate) fn open(
     };
     let base = Base {
         generation: superblock.generation,
-        log_start: superblock.log_start,
         newest: superblock.log_start,
         catalog: Root {
             pointer: superblock.catalog,
@@ -357,7 +383,8 @@ pub(crate) fn open(
             .collect(),
     };
     let queue = Queue::new(geometry, cut, superblock.log_start, superblock.generation);
-    Ok(Core::new(Parts {
+    let crowded = superblock.earlier.len() + 2 > EARLIER_MAX;
+    let core = Core::new(Parts {
         disk,
         pool,
         identity,
@@ -373,7 +400,41 @@ pub(crate) fn open(
         directory,
         checkpointer: Checkpointer::new(superblock, slot, catalog),
         read_only,
-    }))
+    });
+    if crowded && !read_only {
+        // Each opening since the last checkpoint is named in the superblock: make room for more.
+        core.checkpoint_now()?;
+    }
+    Ok(core)
+}
+
+/// Direct I/O in whole log blocks must be possible on this disk.
+fn check_alignment(disk: &dyn Disk, geometry: &Geometry) -> Result<(), Error> {
+    if (geometry.log_block_bytes as usize).is_multiple_of(disk.alignment()) {
+        return Ok(());
+    }
+    Err(Error::BadOption(
+        "the disk's sectors are larger than the store's log blocks",
+    ))
+}
+
+/// A planted fault: as if the newest superblock could not be read.
+fn forget_newest(superblocks: &mut dmerkle::recover::Superblocks) {
+    use dmerkle::recover::CopyFault;
+    let valid = superblocks.copies.iter().flatten();
+    let Some(newest) = valid.map(Superblock::age).max() else {
+        return;
+    };
+    let older = superblocks
+        .copies
+        .iter()
+        .flatten()
+        .any(|copy| copy.age() < newest);
+    for copy in &mut superblocks.copies {
+        if older && copy.as_ref().is_ok_and(|copy| copy.age() == newest) {
+            *copy = Err(CopyFault::Unreadable);
+        }
+    }
 }
 
 fn not_a_store(fault: NotAStore) -> Error {
@@ -423,9 +484,11 @@ fn read_catalog(
     while let Some((pointer, level)) = todo.pop() {
         let node = read_node(disk, &superblock.geometry, TreeId::CATALOG, &pointer)?;
         if level.is_some_and(|level| level != node.level()) {
-            return Err(Corrupt::rule(Structure::Node, "a child is not one level down")
-                .at(Place::Block(pointer.block))
-                .into());
+            return Err(
+                Corrupt::rule(Structure::Node, "a child is not one level down")
+                    .at(Place::Block(pointer.block))
+                    .into(),
+            );
         }
         if node.is_leaf() {
             for (key, body) in node.entries() {

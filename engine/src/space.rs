@@ -10,6 +10,7 @@
 use crate::alloc::{Allocator, Placed, Reachable, RegionRow, Shortage};
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk};
+use crate::planted::{self, Bug};
 use crate::units::Units;
 use dmerkle::format::map::{decode_map, encode_map};
 use dmerkle::format::region_table::{RegionRow as Row, encode_region_table};
@@ -310,9 +311,21 @@ impl Space {
         for region in dirty {
             let mut bytes = AlignedBuf::zeroed(map_bytes);
             let old = inner.rows[region as usize];
-            let copy = if old.has_map() { old.copy ^ 1 } else { 0 };
+            if planted::has(Bug::ForgetMap) && old.has_map() {
+                inner.reachable.written(region);
+                continue;
+            }
+            let in_place = planted::has(Bug::MapInPlace);
+            let copy = if old.has_map() && !in_place {
+                old.copy ^ 1
+            } else {
+                0
+            };
             let known = inner.reachable.row(region);
-            let bits = inner.reachable.bits(region).expect("a dirty region is loaded");
+            let bits = inner
+                .reachable
+                .bits(region)
+                .expect("a dirty region is loaded");
             let map_checksum = encode_map(
                 &self.geometry,
                 self.nonce,
@@ -332,14 +345,14 @@ impl Space {
             };
             inner.reachable.written(region);
         }
-        let copy = inner.table_copy ^ 1;
+        let copy = inner.table_copy ^ u8::from(!planted::has(Bug::TableInPlace));
         let (bytes, checksum) =
             encode_region_table(&self.geometry, self.nonce, generation, &inner.rows);
         disk.write(
             self.geometry.region_table_offset(copy),
             &AlignedBuf::copy_of(&bytes),
         )
-            .map_err(Error::io("writing the region table"))?;
+        .map_err(Error::io("writing the region table"))?;
         inner.table_copy = copy;
         Ok(RegionTableRef {
             copy,

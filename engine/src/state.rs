@@ -18,8 +18,6 @@ use std::sync::{Arc, Weak};
 #[derive(Debug)]
 pub(crate) struct Base {
     pub(crate) generation: Generation,
-    /// The log from here on is newer than the base.
-    pub(crate) log_start: Lsn,
     /// The end of the newest batch that is part of the base.
     pub(crate) newest: Lsn,
     pub(crate) catalog: Root,

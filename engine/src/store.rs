@@ -224,6 +224,11 @@ impl Store {
             .collect()
     }
 
+    /// A batch to be filled and committed.
+    pub fn batch(&self) -> Batch {
+        Batch::new()
+    }
+
     /// Commits a batch over any trees of this store: all of it or nothing.
     pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Lsn, Error> {
         self.core().write(batch.changes, durability)
@@ -254,6 +259,16 @@ impl Store {
     /// What the store holds and does.
     pub fn stats(&self) -> Stats {
         self.core().stats()
+    }
+
+    /// Which store this is: random, drawn at its creation.
+    pub fn id(&self) -> [u8; 16] {
+        self.core().identity.store_id
+    }
+
+    /// When the store was created, in Unix seconds.
+    pub fn created_unix_s(&self) -> u64 {
+        self.core().identity.created_unix_s
     }
 
     /// The id of the key that fingerprints are made with: equal ids compare.
@@ -345,13 +360,13 @@ impl Core {
     }
 }
 
-fn unfinished_name(path: &Path) -> PathBuf {
+pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".unfinished");
     name.into()
 }
 
-fn open_error(error: OpenError, doing: &'static str) -> Error {
+pub(crate) fn open_error(error: OpenError, doing: &'static str) -> Error {
     match error {
         OpenError::Locked => Error::Locked,
         OpenError::NotAFile => Error::NotAStore("it is not a regular file"),

@@ -108,6 +108,7 @@ fn buffered_due(core: &Core, queue: &Queue) -> Option<u64> {
 /// Runs checkpoints when they are due, and punches in between.
 fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
     let mut last_ms = core.world.clock.now_ms();
+    let mut idle_at = core.visible();
     loop {
         {
             let mut queue = core.queue.lock();
@@ -132,6 +133,12 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
             }
         } else {
             core.release_retired();
+            let issued = core.queue.lock().issued;
+            if issued == idle_at {
+                // A failure poisons the store, and the next writer is told.
+                let _ = core.cover();
+            }
+            idle_at = issued;
         }
         if core.options.punch {
             punch(core, stop);

@@ -6,6 +6,7 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::{ExtentWriter, Written, read_extent};
 use crate::options::Durability;
+use crate::range::Range;
 use crate::snapshot::Snapshot;
 use crate::view::View;
 use crate::write::Decision;
@@ -48,13 +49,15 @@ impl Tree {
     /// The value of a key: the first part of its entry, verified. An entry without parts (a
     /// tombstone) has none.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let found = self.core.find_newest(self.id, key, |_, body: BodyRef<'_>| {
-            match body.parts().next() {
-                None => Ok(None),
-                Some(PartRef::Inline(bytes)) => Ok(Some(bytes.to_vec())),
-                Some(PartRef::Extent(extent)) => read_extent(&self.core, extent).map(Some),
-            }
-        })?;
+        let found = self
+            .core
+            .find_newest(self.id, key, |_, body: BodyRef<'_>| {
+                match body.parts().next() {
+                    None => Ok(None),
+                    Some(PartRef::Inline(bytes)) => Ok(Some(bytes.to_vec())),
+                    Some(PartRef::Extent(extent)) => read_extent(&self.core, extent).map(Some),
+                }
+            })?;
         found.unwrap_or(Ok(None))
     }
 
@@ -149,11 +152,23 @@ impl Tree {
     /// [`crate::NewPart::Written`]. Dropped unfinished, it gives its space back at once.
     pub fn writer(&self, length: u64) -> Result<Writer, Error> {
         if length <= INLINE_ALWAYS_BYTES as u64 {
-            return Err(Error::BadOption("parts of 1024 bytes and less are not streamed"));
+            return Err(Error::BadOption(
+                "parts of 1024 bytes and less are not streamed",
+            ));
         }
         Ok(Writer {
             inner: ExtentWriter::new(&self.core, length)?,
         })
+    }
+
+    /// The entries in `low..high` as they are now, ascending.
+    pub fn range(&self, low: &[u8], high: Option<&[u8]>) -> Range {
+        Snapshot::take(&self.core).range(self, low, high)
+    }
+
+    /// The same entries, descending.
+    pub fn range_back(&self, low: &[u8], high: Option<&[u8]>) -> Range {
+        Snapshot::take(&self.core).range_back(self, low, high)
     }
 
     /// Count and fingerprint of the entries in `low..high` as they are now.

@@ -321,9 +321,9 @@ fn read_superblocks(core: &Core, expected: &Superblock, slot: Slot, pinned: &mut
         })
         .collect();
     if !core.read_only || faults.len() > 1 {
-        faults
-            .into_iter()
-            .for_each(|fault| pinned.found.push(fault));
+        for fault in faults {
+            pinned.found.push(fault);
+        }
     }
 }
 
@@ -454,7 +454,9 @@ fn verify_newer(
         }
         end = end.max(run.end());
     }
-    runs.into_iter().for_each(|run| reached.add(run));
+    for run in runs {
+        reached.add(run);
+    }
     Ok(met)
 }
 

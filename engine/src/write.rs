@@ -49,7 +49,9 @@ impl Core {
             return Ok(self.visible());
         }
         let ready = self.prepare(changes, None, None)?;
-        let joined = self.join_ready(ready, durability, None).map_err(final_error)?;
+        let joined = self
+            .join_ready(ready, durability, None)
+            .map_err(final_error)?;
         self.settle(&joined, durability)?;
         Ok(joined.end)
     }
@@ -154,7 +156,10 @@ impl Core {
         let mut changes = changes.into_iter().peekable();
         while let Some((tree, key, change)) = changes.next() {
             limit("the key", key.len(), KEY_BYTES_MAX)?;
-            if changes.peek().is_some_and(|next| next.0 == tree && next.1 == key) {
+            if changes
+                .peek()
+                .is_some_and(|next| next.0 == tree && next.1 == key)
+            {
                 continue;
             }
             let op = match change {
@@ -217,9 +222,7 @@ impl Core {
                 }
                 NewPart::Written(written) => {
                     if !written.belongs_to(self) {
-                        return Err(Error::BadOption(
-                            "the part was written in another store",
-                        ));
+                        return Err(Error::BadOption("the part was written in another store"));
                     }
                     body.extent(written.reference());
                     extents.push(written);

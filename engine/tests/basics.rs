@@ -25,7 +25,9 @@ fn value(seed: u32, len: usize) -> Vec<u8> {
     let mut state = u64::from(seed) * 2 + 1;
     (0..len)
         .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 56) as u8
         })
         .collect()
@@ -163,7 +165,8 @@ fn writers_on_many_threads_lose_nothing() {
                 for i in 0..300u32 {
                     let key = format!("{thread} {i}");
                     let len = if i % 7 == 0 { 9000 } else { 80 };
-                    tree.put(key.as_bytes(), &value(thread * 1000 + i, len)).unwrap();
+                    tree.put(key.as_bytes(), &value(thread * 1000 + i, len))
+                        .unwrap();
                     assert!(tree.has(key.as_bytes()).unwrap());
                 }
             });

@@ -3,6 +3,8 @@
 //! Method: real files, rotten at places that were searched for; and a store on a disk in memory,
 //! with units of 512 bytes, that is audited after every step.
 
+#![allow(clippy::unwrap_used, reason = "a panic here is the report")]
+
 mod common;
 
 use common::{Chance, MemoryDisk, folder, places, rot, small, tiny, value};

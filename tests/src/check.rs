@@ -61,15 +61,15 @@ impl Thoroughness {
 pub struct Violation {
     /// The promise.
     pub what: String,
-    /// The crashes that led there, outermost first.
+    /// The crashes that led there, outermost first, and the work between them.
     pub crashes: Vec<String>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {}", self.what)?;
-        for (at, crash) in self.crashes.iter().enumerate() {
-            writeln!(f, "  crash {}: {crash}", at + 1)?;
+        for crash in &self.crashes {
+            writeln!(f, "  {crash}")?;
         }
         Ok(())
     }
@@ -265,6 +265,7 @@ impl<S: Subject> Crasher<'_, S> {
             SimDisk::of(image)
         };
         let env = Env::new(disk, self.rng.number(), self.bug);
+        let mut worked = String::new();
         let opened = guarded(|| {
             let (mut subject, contents) = match open_and_dump::<S>(&env) {
                 Ok(opened) => opened,
@@ -282,16 +283,29 @@ impl<S: Subject> Crasher<'_, S> {
             let ops: Vec<S::Op> = (0..self.rng.below(3))
                 .map(|_| S::op(self.rng.index(S::KINDS.len()), &mut self.rng))
                 .collect();
+            worked = format!("reopened, then {ops:?}");
             work(&mut subject, &ops, &mut run)
                 .map_err(|what| format!("the work after recovery: {what}"))?;
             Ok(Some(run.ledger))
         });
         match opened {
             Ok(None) => Ok(()),
-            Ok(Some(ledger)) => self.crash(&env.disk.history(), 0, &ledger, depth - 1),
+            Ok(Some(ledger)) => self
+                .crash(&env.disk.history(), 0, &ledger, depth - 1)
+                .map_err(|why| match why {
+                    Stop::Violation(mut violation) => {
+                        violation.crashes.insert(0, worked);
+                        Stop::Violation(violation)
+                    }
+                    Stop::Enough => Stop::Enough,
+                }),
             Err(what) => Err(Stop::Violation(Violation {
                 what,
-                crashes: Vec::new(),
+                crashes: if worked.is_empty() {
+                    vec![]
+                } else {
+                    vec![worked]
+                },
             })),
         }
     }
@@ -359,7 +373,7 @@ fn with_story(why: Stop, epoch: &Epoch<'_>, picks: &[Pick], rot: Option<&str>) -
     match why {
         Stop::Enough => Stop::Enough,
         Stop::Violation(mut violation) => {
-            let mut crash = epoch.describe(picks);
+            let mut crash = format!("crash {}", epoch.describe(picks));
             if let Some(rot) = rot {
                 crash.push_str("; then ");
                 crash.push_str(rot);

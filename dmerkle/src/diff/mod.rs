@@ -27,6 +27,7 @@ mod respond;
 mod session;
 mod sketch;
 mod sorted;
+mod tree;
 mod wire;
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ mod tests;
 pub use respond::respond;
 pub use session::{Next, Session, Step, run};
 pub use sorted::Sorted;
+pub use tree::TreeContents;
 
 use crate::error::Corrupt;
 use crate::types::{Sum, Summary};

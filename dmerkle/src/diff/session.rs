@@ -111,6 +111,8 @@ pub struct Session {
     flying: VecDeque<Vec<Flying>>,
     pub(super) told: VecDeque<Told>,
     pub(super) found: Vec<Difference>,
+    /// What an answer that could not be taken was about.
+    failed: Vec<KeyRange>,
     /// What the differences found in this walk add up to, and what they should.
     pub(super) account: Account,
     frames: u64,
@@ -186,6 +188,7 @@ impl Session {
             flying: VecDeque::new(),
             told: VecDeque::new(),
             found: Vec::new(),
+            failed: Vec::new(),
             account: Account::default(),
             frames: 0,
             frames_due: 0,
@@ -219,7 +222,19 @@ impl Session {
         let mut answers = read_answer(answer, &self.shape)?;
         let queries =
             (self.flying.pop_front()).ok_or(Error::Peer("an answer came to no question"))?;
-        self.take_answers(contents, queries, &mut answers)?;
+        let hull = queries
+            .first()
+            .zip(queries.last())
+            .map(|(first, last)| KeyRange {
+                low: first.open.range.low.clone(),
+                high: last.open.range.high.clone(),
+            });
+        let taken = self.take_answers(contents, queries, &mut answers);
+        if taken.is_err() {
+            // Part of it may have been taken: all of it stays open.
+            self.failed.extend(hull);
+        }
+        taken?;
         self.advance(contents)
     }
 
@@ -249,8 +264,13 @@ impl Session {
         })
     }
 
-    /// The ranges that may hold differences not yet reported, ascending: what to keep in order to
-    /// go on later with another session.
+    /// The differences that a call which failed had found before it did.
+    pub fn take_found(&mut self) -> Vec<Difference> {
+        std::mem::take(&mut self.found)
+    }
+
+    /// The ranges that may hold differences not yet reported, ascending and disjoint: what to keep
+    /// in order to go on later with another session, after an error too.
     pub fn open_bounds(&self) -> Vec<KeyRange> {
         let open = self.stack.iter().chain(&self.next_up);
         let flying = self.flying.iter().flatten().map(|flying| &flying.open);
@@ -258,12 +278,15 @@ impl Session {
             .chain(flying)
             .map(|open| open.range.clone())
             .chain(self.told.iter().map(|told| told.range.clone()))
+            .chain(self.failed.iter().cloned())
             .collect();
         ranges.sort_by(|a, b| a.low.cmp(&b.low));
         let mut joined: Vec<KeyRange> = Vec::with_capacity(ranges.len());
         for range in ranges {
             match joined.last_mut() {
-                Some(last) if last.high() == Some(range.low.as_slice()) => last.high = range.high,
+                Some(last) if last.high().is_none_or(|high| high >= range.low.as_slice()) => {
+                    last.high = last.high.take().zip(range.high).map(|(a, b)| a.max(b));
+                }
                 _ => joined.push(range),
             }
         }
@@ -298,12 +321,13 @@ impl Session {
 
     /// Compares a page of the first range that the peer has told. False if there is none.
     fn compare_told<C: Contents>(&mut self, contents: &mut C) -> Result<bool, Error<C::Error>> {
-        let Some(mut told) = self.told.pop_front() else {
+        let Some(told) = self.told.front() else {
             return Ok(false);
         };
         let page = contents
             .entries(&told.range.low, told.range.high(), PAGE_ENTRIES)
             .map_err(Error::Contents)?;
+        let mut told = self.told.pop_front().expect("it was there");
         let rest = (page.len() == PAGE_ENTRIES)
             .then(|| page.last().map(|(key, _)| told.range.after(key)))
             .flatten();
@@ -363,46 +387,66 @@ impl Session {
     ) -> Result<Vec<u8>, Error<C::Error>> {
         let mut writer = Writer::request(&self.shape);
         let mut flying: Vec<Flying> = Vec::new();
-        let mut due = 0;
-        while let Some(open) = self.stack.pop() {
-            if let Task::Divide { parts } = open.task {
-                self.divide(contents, &open, parts)?;
-                continue;
-            }
-            let query = self.query(contents, &open)?;
-            let answer = self.answer_bytes(&query);
-            let written = writer.out.len();
-            if flying.is_empty() || (due + answer <= ANSWER_BYTES_AIM && !frugal) {
-                writer.query(&open.range, &query);
-            }
-            if writer.is_over() || writer.out.len() == written {
-                writer.out.truncate(written);
-                self.stack.push(open);
-                break;
-            }
-            due += answer;
-            flying.push(Flying { open, query });
+        let filled = self.fill(contents, frugal, &mut writer, &mut flying);
+        if filled.is_err() {
+            self.stack
+                .extend(flying.drain(..).rev().map(|flying| flying.open));
         }
+        filled?;
         assert!(!flying.is_empty(), "a query fits an empty frame");
         self.flying.push_back(flying);
         Ok(writer.out)
     }
 
-    fn divide<C: Contents>(
+    /// Writes queries about the lowest open ranges, as many as a frame holds and its answer may.
+    fn fill<C: Contents>(
         &mut self,
+        contents: &mut C,
+        frugal: bool,
+        writer: &mut Writer,
+        flying: &mut Vec<Flying>,
+    ) -> Result<(), Error<C::Error>> {
+        let mut due = 0;
+        while let Some(open) = self.stack.last() {
+            if let Task::Divide { parts } = open.task {
+                let open = open.clone();
+                let divided = Self::divide(contents, &open, parts)?;
+                self.stack.pop();
+                self.stack.extend(divided);
+                continue;
+            }
+            let query = self.query(contents, open)?;
+            let answer = self.answer_bytes(&query);
+            if !flying.is_empty() && (due + answer > ANSWER_BYTES_AIM || frugal) {
+                break;
+            }
+            let written = writer.out.len();
+            writer.query(&open.range, &query);
+            if writer.is_over() {
+                writer.out.truncate(written);
+                break;
+            }
+            due += answer;
+            let open = self.stack.pop().expect("it was there");
+            flying.push(Flying { open, query });
+        }
+        Ok(())
+    }
+
+    /// The parts of a range at the own boundaries, the lowest last.
+    fn divide<C: Contents>(
         contents: &mut C,
         open: &Open,
         parts: u64,
-    ) -> Result<(), Error<C::Error>> {
+    ) -> Result<Vec<Open>, Error<C::Error>> {
         let own = contents
             .summary(&open.range.low, open.range.high())
             .map_err(Error::Contents)?;
         let cuts = boundaries(contents, &open.range, own.count, parts)?;
-        for part in open.range.cut(cuts).into_iter().rev() {
-            self.stack
-                .push(Open::new(part, open.depth + 1, Task::Compare));
-        }
-        Ok(())
+        let parts = open.range.cut(cuts).into_iter().rev();
+        Ok(parts
+            .map(|part| Open::new(part, open.depth + 1, Task::Compare))
+            .collect())
     }
 
     fn query<C: Contents>(&self, contents: &mut C, open: &Open) -> Result<Query, Error<C::Error>> {

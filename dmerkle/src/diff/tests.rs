@@ -149,24 +149,38 @@ proptest! {
         (mine, theirs) in pair(),
         frames in 0_usize..8,
         leaf_log2 in 0_u8..5,
+        flight in 1_usize..3,
+        fails: bool,
     ) {
         let expected = model(&mine, &theirs, &KeyRange::default());
         let (mut mine, mut theirs) = (sorted(&mine), sorted(&theirs));
-        let mut session = Session::new(KeyRange::default(), small(leaf_log2, 1));
+        let mut session = Session::new(KeyRange::default(), small(leaf_log2, flight));
         let mut found = BTreeSet::new();
+        let mut asked = std::collections::VecDeque::new();
         let mut step = session.start(&mut mine).unwrap();
-        for _ in 0..frames {
+        for call in 0..=frames {
             found.extend(step.differences);
-            step = match step.next {
+            asked.extend(step.frames);
+            let advanced = match step.next {
                 Next::Done => break,
-                Next::Advance => session.advance(&mut mine).unwrap(),
+                Next::Advance => session.advance(&mut mine),
                 Next::Answer => {
-                    let answer = respond(&mut theirs, &step.frames[0]).unwrap();
-                    session.receive(&mut mine, &answer).unwrap()
+                    let mut answer = respond(&mut theirs, &asked.pop_front().unwrap()).unwrap();
+                    if fails && call == frames {
+                        answer.push(7);
+                    }
+                    session.receive(&mut mine, &answer)
                 }
             };
-            found.extend(std::mem::take(&mut step.differences));
+            step = match advanced {
+                Ok(step) => step,
+                Err(_) => break,
+            };
+            if call == frames {
+                found.extend(std::mem::take(&mut step.differences));
+            }
         }
+        found.extend(session.take_found());
         let mut session = Session::resume(session.open_bounds(), small(leaf_log2, 1));
         found.extend(diff(&mut session, &mut mine, &mut theirs).unwrap().0);
         prop_assert_eq!(found, expected);

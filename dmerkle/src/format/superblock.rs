@@ -60,7 +60,7 @@ layout! {
     AT_FINGERPRINT_KEY "fingerprint_key" 224 + 32;
     AT_CREATED "created" 256 + 8;
     AT_EARLIER "earlier" 264 + 240;
-    AT_PADDING "padding" 504 + 8;
+    AT_NODE_UNITS "node_units" 504 + 8;
 }
 
 /// One of the two places that a superblock is written to.
@@ -174,6 +174,8 @@ pub struct Superblock {
     /// checkpoint, whose log starts behind the cut, needs none. Past [`EARLIER_MAX`] the oldest
     /// are left out.
     pub earlier: Vec<IncarnationStart>,
+    /// Units that the nodes of all trees take: what a checkpoint rewrites at the most.
+    pub node_units: u64,
 }
 
 impl Superblock {
@@ -229,6 +231,7 @@ impl Superblock {
             put_at(place, 8, earlier.opening.0.to_le_bytes());
             put_at(place, 16, earlier.start.0.to_le_bytes());
         }
+        put_at(&mut out, AT_NODE_UNITS, self.node_units.to_le_bytes());
         let checksum = checksum(&out);
         put_at(&mut out, AT_CHECKSUM, checksum.to_le_bytes());
         out
@@ -302,6 +305,7 @@ impl Superblock {
             fingerprint_key: FingerprintKey(reader.array()?),
             created: reader.u64()?,
             earlier: Vec::new(),
+            node_units: 0,
         };
         for _ in 0..earlier_count {
             superblock.earlier.push(IncarnationStart {
@@ -311,7 +315,7 @@ impl Superblock {
             });
         }
         reader.zeros((EARLIER_MAX - earlier_count) * EARLIER_BYTES)?;
-        reader.zeros(SUPERBLOCK_BYTES - AT_PADDING)?;
+        superblock.node_units = reader.u64()?;
         superblock.validate()?;
         Ok((superblock, slot))
     }
@@ -457,6 +461,7 @@ pub(crate) mod tests {
                 opening: OpeningId(98),
                 start: Lsn(8190),
             }],
+            node_units: 77,
         }
     }
 

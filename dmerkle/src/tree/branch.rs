@@ -50,11 +50,11 @@ impl<B: AsRef<[u8]>> Node<B> {
     pub fn child_summary(&self, index: usize) -> Summary {
         assert!(!self.is_leaf());
         let record = self.child_record(index);
-        let sum = record[layout::CHILD_SUM..layout::CHILD_BYTES]
+        let sum = record[layout::child::SUM..layout::CHILD_BYTES]
             .try_into()
             .expect("sixteen bytes");
         Summary {
-            count: u64_at(record, layout::CHILD_COUNT),
+            count: u64_at(record, layout::child::COUNT),
             sum: Sum(u128::from_le_bytes(sum)),
         }
     }
@@ -126,7 +126,7 @@ pub(crate) fn encode_branch<'a>(
     let slots = heads + keys * layout::HEAD_BYTES;
     let records = slots + keys * layout::SLOT_BYTES;
     let mut at = records + count * layout::CHILD_BYTES;
-    let mut pointer = Vec::with_capacity(layout::CHILD_COUNT);
+    let mut pointer = Vec::with_capacity(layout::child::COUNT);
     for index in 0..count {
         let (key, root) = child(index);
         if let Some(slot) = index.checked_sub(1) {
@@ -150,9 +150,9 @@ pub(crate) fn encode_branch<'a>(
         root.pointer.encode(&mut pointer);
         block[record..record + pointer.len()].copy_from_slice(&pointer);
         let count = root.summary.count.to_le_bytes();
-        put_at(block, record + layout::CHILD_COUNT, count);
+        put_at(block, record + layout::child::COUNT, count);
         let sum = root.summary.sum.0.to_le_bytes();
-        put_at(block, record + layout::CHILD_SUM, sum);
+        put_at(block, record + layout::child::SUM, sum);
     }
     let shape = Shape {
         level,

@@ -241,16 +241,8 @@ impl<T> Pending<T> {
         if cut > 0 && !short && self.fits(cut, count, low_len, high_len) {
             return vec![cut, count];
         }
-        // Two even halves, if that makes two nodes.
-        let half = self.bytes.len() / 2;
-        let even = self
-            .items
-            .partition_point(|item| item.at < half)
-            .clamp(least, count - least);
-        if self.fits(0, even, low_len, self.fence(even).len())
-            && self.fits(even, count, low_len, high_len)
-        {
-            return vec![even, count];
+        if let Some(cut) = self.halves(low_len, high_len) {
+            return vec![cut, count];
         }
         let mut ends = Vec::with_capacity(3);
         let mut from = cut;
@@ -263,5 +255,44 @@ impl<T> Pending<T> {
         }
         ends.push(count);
         ends
+    }
+
+    /// Where to cut all items into two nodes that are both more than little: in the middle, or
+    /// where one of them just fits a block of half the size, if that takes fewer units.
+    fn halves(&self, low_len: usize, high_len: usize) -> Option<usize> {
+        let count = self.len();
+        let least = self.limits.least;
+        let at = |bytes: usize| {
+            self.items
+                .partition_point(|item| item.at < bytes)
+                .clamp(least, count - least)
+        };
+        let cost = |cut: usize| {
+            let fits = self.fits(0, cut, low_len, self.fence(cut).len())
+                && self.fits(cut, count, low_len, high_len);
+            let fence = self.fence(cut).len();
+            let first = self.size(0, cut, low_len + fence);
+            let second = self.size(cut, count, fence + high_len);
+            fits.then(|| first.next_power_of_two() + second.next_power_of_two())
+        };
+        // Record headers make a node larger than its items; the block of half the size is full
+        // somewhere below its bytes of items, found from above.
+        let half = self.limits.bytes / 2;
+        let total = self.bytes.len();
+        let low_share = self.limits.bytes * 3 / 8;
+        let mut best = at(total / 2);
+        let mut best_cost = cost(best);
+        for end in (0..=16).map(|step| half - step * half / 64) {
+            for cut in [at(end), at(total.saturating_sub(end))] {
+                let small = self.size(0, cut, 0).min(self.size(cut, count, 0));
+                let price = cost(cut);
+                if small >= low_share
+                    && price.is_some_and(|price| best_cost.is_none_or(|best| price < best))
+                {
+                    (best, best_cost) = (cut, price);
+                }
+            }
+        }
+        best_cost.map(|_| best)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::check::{Check, Named, Report};
-use crate::error::Corrupt;
+use crate::error::{Corrupt, Structure};
 use crate::fingerprint::FingerprintKey;
 use crate::format::body::{BodyBuilder, BodyRef};
 use crate::format::extent::encode_extent;
@@ -34,6 +34,8 @@ pub(crate) struct Memory {
     pub retired_nodes: Vec<Pointer>,
     pub retired_extents: Vec<Run>,
     pub written: Vec<BlockId>,
+    /// Calls that still succeed.
+    pub fuse: usize,
 }
 
 /// Bytes of a node in memory.
@@ -57,7 +59,14 @@ impl Memory {
             retired_nodes: Vec::new(),
             retired_extents: Vec::new(),
             written: Vec::new(),
+            fuse: usize::MAX,
         }
+    }
+
+    fn burn(&mut self) -> Result<(), Corrupt> {
+        let out = Corrupt::rule(Structure::Node, "the fuse is out");
+        self.fuse = self.fuse.checked_sub(1).ok_or(out)?;
+        Ok(())
     }
 
     /// Units that no one had before.
@@ -210,6 +219,7 @@ impl Source for Memory {
     type Error = Corrupt;
 
     fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<Node<Bytes>>, Corrupt> {
+        self.burn()?;
         self.reads += 1;
         let bytes = Arc::clone(self.nodes.get(&pointer.block).expect("it was written"));
         Node::decode(Bytes(bytes), pointer, tree).map(Arc::new)
@@ -218,10 +228,12 @@ impl Source for Memory {
 
 impl Ground for Memory {
     fn place(&mut self, order: Order) -> Result<BlockId, Corrupt> {
+        self.burn()?;
         Ok(self.take(order.units()))
     }
 
     fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Corrupt> {
+        self.burn()?;
         self.written.push(block);
         assert!(self.nodes.insert(block, Arc::new(bytes)).is_none());
         Ok(())

@@ -1,5 +1,6 @@
 //! What the tests of this folder share.
 
+#![allow(clippy::unwrap_used, reason = "a panic here is the report")]
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use engine::io::Disk;

@@ -3,6 +3,7 @@
 //! `crash [--states N] [--seed S] [--exhaust K] [--planted] [--long]`
 
 use dynomite_tests::campaign::{Campaign, planted};
+use dynomite_tests::subject::Subject;
 use dynomite_tests::toy::Toy;
 use std::process::ExitCode;
 
@@ -71,38 +72,39 @@ fn arguments() -> Result<Arguments, String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments {
-        campaign,
-        planted: bugs,
-    } = match arguments() {
-        Ok(arguments) => arguments,
+    match arguments() {
+        Ok(arguments) => run::<Toy>(&arguments),
         Err(sentence) => {
             eprintln!("crash: {sentence}");
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-    };
-    if bugs {
-        println!("seed {}", campaign.seed);
-        return if planted::<Toy>(campaign.seed, campaign.threads) {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        };
     }
-    eprintln!("seed {}", campaign.seed);
-    let outcome = campaign.run::<Toy>();
-    let violations = u32::from(outcome.found.is_some());
+}
+
+fn run<S: Subject>(arguments: &Arguments) -> ExitCode {
+    let campaign = &arguments.campaign;
+    let seed = campaign.seed;
+    eprintln!("seed {seed}");
+    if arguments.planted {
+        return verdict(planted::<S>(seed, campaign.threads));
+    }
+    let outcome = campaign.run::<S>();
     if let Some(found) = &outcome.found {
         println!("{found}");
     }
+    let minutes = outcome.took.as_secs_f64() / 60.0;
+    let states = f64::from(u32::try_from(outcome.states).unwrap_or(u32::MAX));
     println!(
-        "states {}, violations {violations}, states/min {:.0}, seed {}",
+        "states {}, violations {}, states/min {:.0}, seed {seed}",
         outcome.states,
-        f64::from(u32::try_from(outcome.states).unwrap_or(u32::MAX)) * 60.0
-            / outcome.took.as_secs_f64(),
-        campaign.seed
+        u32::from(outcome.found.is_some()),
+        states / minutes
     );
-    if violations == 0 {
+    verdict(outcome.found.is_none())
+}
+
+fn verdict(good: bool) -> ExitCode {
+    if good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

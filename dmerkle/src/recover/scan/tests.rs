@@ -555,3 +555,140 @@ proptest! {
         }
     }
 }
+
+/// A log of `groups` (payload lengths, each flushed before the next) on a ring of 1 MiB.
+fn big_log(groups: &[usize]) -> (Image, Superblock, Vec<Lsn>) {
+    let mut g = Geometry::tiny();
+    g.ring_bytes = 1 << 20;
+    let mut superblock = sample(g);
+    superblock.earlier.clear();
+    (superblock.log_start, superblock.cut, superblock.durable) = (Lsn(0), Lsn(0), Lsn(0));
+    let bytes = usize::try_from(g.data_start().0 * g.unit()).unwrap();
+    let mut disk = Image {
+        bytes: vec![0; bytes],
+        unreadable: Vec::new(),
+    };
+    let mut places = Vec::new();
+    let mut lsn = Lsn(0);
+    for (id, &length) in (1u64..).zip(groups) {
+        let payload = batch_of(id, length);
+        let header = GroupHeader {
+            lsn,
+            incarnation: superblock.incarnation,
+            opening: superblock.opening,
+            incarnation_start: superblock.cut,
+            durable: lsn,
+            stamp: superblock.generation,
+        };
+        let blocks = group_blocks(&g, payload.len()) as usize;
+        let at = usize::try_from(g.log_offset(lsn)).unwrap();
+        let out = &mut disk.bytes[at..at + blocks * 512];
+        encode_group(&g, superblock.nonce, &header, &payload, out);
+        places.push(lsn);
+        lsn.0 += blocks as u64 * 512;
+    }
+    (disk, superblock, places)
+}
+
+/// A batch of about `length` bytes.
+fn batch_of(id: u64, length: usize) -> Vec<u8> {
+    let mut writer = BatchWriter::new();
+    let name = vec![0x33; 1000];
+    for _ in 0..=length / 1000 {
+        let tree = TreeId(id);
+        writer.push(&Operation::CreateTree { tree, name: &name });
+    }
+    writer.finish().to_vec()
+}
+
+fn tail_of(disk: &Image, superblock: &Superblock, reach: Reach) -> Tail {
+    let input = ScanInput {
+        superblock,
+        starts: &[],
+        accept_loss: None,
+    };
+    let mut ignore = |_: BatchAt<'_>| Ok::<(), ()>(());
+    scan_reaching(disk, &input, reach, &mut ignore)
+        .unwrap()
+        .tail
+}
+
+#[test]
+fn evidence_is_found_behind_the_run_and_behind_a_long_group() {
+    let reach = Reach {
+        run_bytes: 4096,
+        step_bytes: 8192,
+    };
+    // A live stretch of which everything in the run rotted: the samples find it.
+    let (mut disk, superblock, places) = big_log(&[100; 60]);
+    let at = usize::try_from(superblock.geometry.log_offset(places[3])).unwrap();
+    disk.bytes[at..at + 8192].fill(0);
+    let tail = tail_of(&disk, &superblock, reach);
+    assert!(
+        matches!(tail, Tail::Corrupt { at, .. } if at == places[3]),
+        "{tail:?}"
+    );
+    // A group longer than the run rots in its first or a middle block: only what stands behind
+    // the group can claim it, one block far away.
+    for rotten in [0, 512, 5120, 40_960] {
+        let (mut disk, superblock, places) = big_log(&[100, 60_000, 100]);
+        let bad = Lsn(places[1].0 + rotten);
+        let at = usize::try_from(superblock.geometry.log_offset(bad)).unwrap();
+        disk.bytes[at] ^= 1;
+        let tail = tail_of(&disk, &superblock, reach);
+        assert!(
+            matches!(tail, Tail::Corrupt { at, .. } if at == bad),
+            "{rotten}: {tail:?}"
+        );
+    }
+    // Without rot, and with rot in the last group, the tail is torn.
+    let (mut disk, superblock, places) = big_log(&[100, 60_000, 100]);
+    let tail = tail_of(&disk, &superblock, reach);
+    assert!(matches!(tail, Tail::Torn { .. }));
+    let at = usize::try_from(superblock.geometry.log_offset(places[2])).unwrap();
+    disk.bytes[at] ^= 1;
+    assert_eq!(
+        tail_of(&disk, &superblock, reach),
+        Tail::Torn { at: places[2] }
+    );
+}
+
+#[test]
+fn what_the_superblock_knows_to_be_durable_is_never_torn() {
+    let (mut disk, mut superblock, places) = big_log(&[100, 100]);
+    let at = usize::try_from(superblock.geometry.log_offset(places[1])).unwrap();
+    disk.bytes[at] ^= 1;
+    let bad = places[1];
+    assert_eq!(
+        tail_of(&disk, &superblock, Reach::FULL),
+        Tail::Torn { at: bad }
+    );
+    superblock.durable = Lsn(bad.0 + 1);
+    let tail = tail_of(&disk, &superblock, Reach::FULL);
+    let durable = superblock.durable;
+    assert_eq!(tail, Tail::Corrupt { at: bad, durable });
+}
+
+#[test]
+#[ignore = "a measurement: run with --release --nocapture"]
+fn recoveries_per_second() {
+    let mut life = Life::new(7);
+    while life.append(3, 1024) {
+        life.flush();
+    }
+    let begin = std::time::Instant::now();
+    for _ in 0..100_000 {
+        recover(&life.disk, None).unwrap();
+    }
+    let each = begin.elapsed() / 100_000;
+    println!("{each:?} a recovery of a full ring of 32 blocks");
+    let (disk, superblock, _) = big_log(&[100; 400]);
+    let begin = std::time::Instant::now();
+    for _ in 0..100 {
+        tail_of(&disk, &superblock, Reach::FULL);
+    }
+    println!(
+        "{:?} a scan of 1 MiB of ring, 400 KiB live",
+        begin.elapsed() / 100
+    );
+}

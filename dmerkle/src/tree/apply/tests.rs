@@ -8,8 +8,9 @@ use proptest::test_runner::FileFailurePersistence;
 
 use super::*;
 use crate::geometry::Geometry;
-use crate::tree::testing::{Memory, Model, Ops, body, summary};
-use crate::types::Summary;
+use crate::tree::ground::Source;
+use crate::tree::testing::{Memory, Model, Ops, TREE, body, root_branch, summary};
+use crate::types::{Order, Summary};
 
 /// What an operation puts.
 #[derive(Debug, Clone)]
@@ -174,4 +175,89 @@ fn a_change_costs_its_path() {
     assert_eq!((second.written, second.height), (3, 3));
     assert_eq!(memory.reads, 3);
     memory.check(&second.root, 2);
+}
+
+#[test]
+fn an_error_anywhere_is_handed_on_and_leaves_the_old_tree_whole() {
+    let mut memory = Memory::new(Geometry {
+        regions_max: 1 << 16,
+        ..Geometry::tiny()
+    });
+    let entry = |n: u32, byte| (format!("{n:05}").into_bytes(), Some(body(&[byte; 20])));
+    let root = memory
+        .apply(1, Root::EMPTY, &(0..200).map(|n| entry(n, 0)).collect())
+        .root;
+    let mut ops: Ops = (20..90).map(|n| (entry(n, 0).0, None)).collect();
+    ops.extend((100..120).map(|n| entry(n, 1)));
+    ops.extend((198..200).map(|n| (entry(n, 0).0, None)));
+    memory.written.clear();
+    let expected = memory.clone().apply(2, root, &ops);
+    for fuse in 0.. {
+        let mut copy = memory.clone();
+        copy.fuse = fuse;
+        let ops = ops.iter().map(|(key, body)| Op {
+            key,
+            change: body.as_ref().map_or(Change::Delete, Change::Put),
+            fingerprint: None,
+        });
+        match Apply::new(copy.settings(2), root, ops).run(&mut copy) {
+            Ok(applied) => {
+                assert_eq!(applied, expected);
+                assert!(fuse > 20);
+                break;
+            }
+            Err(error) => assert!(error.to_string().contains("the fuse is out")),
+        }
+        for block in core::mem::take(&mut copy.written) {
+            copy.nodes.remove(&block);
+        }
+        copy.fuse = usize::MAX;
+        copy.check(&root, 1);
+    }
+}
+
+#[test]
+#[should_panic(expected = "operations must ascend")]
+fn operations_out_of_order_are_refused() {
+    let mut memory = Memory::new(Geometry::tiny());
+    let value = body(b"x");
+    let ops = [b"b", b"a"].map(|key| Op {
+        key,
+        change: Change::Put(&value),
+        fingerprint: None,
+    });
+    let _ = Apply::new(memory.settings(1), Root::EMPTY, ops).run(&mut memory);
+}
+
+/// A parent that gives its child another range than the child has itself.
+#[test]
+fn fences_that_disagree_are_corrupt() {
+    let mut memory = Memory::new(Geometry::tiny());
+    let ops: Ops = (0..12u8).map(|n| (vec![n], Some(body(&[n])))).collect();
+    let root = memory.apply(1, Root::EMPTY, &ops).root;
+    let node = memory.node(TREE, &root.pointer).unwrap();
+    let mut children: Vec<_> = (0..node.count())
+        .map(|index| {
+            let mut low = Vec::new();
+            node.child_low(index, &mut low);
+            (low, node.child(index))
+        })
+        .collect();
+    children[1].0.push(0);
+    let block = memory.take(1);
+    let geometry = memory.geometry;
+    let (bytes, pointer) = root_branch(geometry, block, Order(0), node.level(), &children);
+    memory.nodes.insert(block, Arc::new(bytes));
+    let summary = root.summary;
+    for key in 0..12u8 {
+        let op = Op {
+            key: [key],
+            change: Change::<Vec<u8>>::Delete,
+            fingerprint: None,
+        };
+        let damaged = Root { pointer, summary };
+        let applied = Apply::new(memory.settings(2), damaged, [op]).run(&mut memory);
+        let touched = key < children[2].0[0];
+        assert_eq!(applied.is_err(), touched, "key {key}");
+    }
 }

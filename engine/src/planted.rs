@@ -1,0 +1,115 @@
+//! Deliberate faults, to prove that the crash tests have teeth. Without the feature `planted` all
+//! of this is the constant `false`; no program that users run is built with it.
+//!
+//! A fault is chosen per thread, because the tests drive one store per thread.
+
+macro_rules! bugs {
+    ($($(#[doc = $doc:literal])* $name:ident),+ $(,)?) => {
+        /// What can be wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[doc = $doc])* $name,)+
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The name of the fault.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)+
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// A commit is acknowledged, but the log was not flushed.
+    DropLogFlush,
+    /// The flush comes before the write of the log that it should cover.
+    AckBeforeFlush,
+    /// What a checkpoint drops is free before its superblock is written.
+    ReuseRetiredEarly,
+    /// What a checkpoint dropped is free before a log block carries its generation.
+    ReleaseBeforeStamp,
+    /// What a checkpoint dropped is free although a snapshot shows it.
+    ReleaseWhileRead,
+    /// Recovery does not mark the extents that the live log names.
+    ForgetLogNamed,
+    /// A rotten acknowledged block of the log is taken for its end.
+    CutAcknowledged,
+    /// Of two readable superblocks the older one is opened.
+    StaleSuperblock,
+    /// The next superblock's slot is chosen by the generation's parity.
+    SlotByParity,
+    /// The new incarnation is written over the superblock that was opened.
+    OverwriteOpenedSlot,
+    /// Recovery believes every extent.
+    SkipExtentHash,
+    /// A changed map is not written.
+    ForgetMap,
+    /// A map is written over the copy that the durable table names.
+    MapInPlace,
+    /// The region table is written over the copy that the durable superblock names.
+    TableInPlace,
+    /// A tree's count is wrong by one.
+    CountWrong,
+    /// The fingerprint of an overwritten entry is wrong.
+    SumWrong,
+    /// The nodes are not flushed before the superblock that names them.
+    DropNodeFlush,
+    /// The superblock is not flushed before what it replaces is given up.
+    DropSuperblockFlush,
+    /// A log block carries a generation whose superblock is not durable.
+    StampEarly,
+    /// The ring's tail moves before the stamp is durable.
+    TailEarly,
+    /// The log begins one group too late for the base.
+    LogStartLate,
+    /// A superseded extent is never given back.
+    ForgetSuperseded,
+    /// A part that an update kept is given back with the version before it.
+    RetireKept,
+    /// The new incarnation's log begins at the next block, not behind the last batch's byte.
+    CutByBlock,
+    /// The last piece of an extent is not written.
+    LoseExtentTail,
+    /// A dropped tree's entries stay.
+    DropForgotten,
+}
+
+#[cfg(feature = "planted")]
+mod chosen {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a fault for stores that this thread drives, or none.
+    pub fn plant(bug: Option<Bug>) {
+        CHOSEN.set(bug);
+    }
+
+    /// Whether this fault is planted.
+    pub(crate) fn has(bug: Bug) -> bool {
+        CHOSEN.get() == Some(bug)
+    }
+}
+
+#[cfg(not(feature = "planted"))]
+mod chosen {
+    use super::Bug;
+
+    /// Whether this fault is planted: never.
+    pub(crate) const fn has(_bug: Bug) -> bool {
+        false
+    }
+}
+
+pub(crate) use chosen::has;
+#[cfg(feature = "planted")]
+pub use chosen::plant;
