@@ -501,7 +501,7 @@ impl Subject for Whole {
                 ));
             }
         }
-        store.audit()
+        store.audit_owners()
     }
 
     fn rot_places(size: u64, rng: &mut Rng) -> Vec<RotPlace> {
