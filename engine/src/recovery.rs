@@ -33,6 +33,9 @@ use dmerkle::{Corrupt, Incarnation, OpeningId, Place, Structure, TreeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// How often a piece of the log is asked for before it counts as unreadable.
+const READ_TRIES: usize = 3;
+
 /// The disk as the recovery plan reads it: never through the page cache.
 struct PlainReads<'a> {
     disk: &'a dyn Disk,
@@ -42,7 +45,12 @@ struct PlainReads<'a> {
 
 impl ReadAt for PlainReads<'_> {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        self.disk.read(offset, into).map_err(|_| Unreadable)
+        // What cannot be read may be taken for a torn tail, so a passing fault must not decide.
+        let mut tries = (0..READ_TRIES).map(|_| self.disk.read(offset, into));
+        if tries.any(|read| read.is_ok()) {
+            return Ok(());
+        }
+        Err(Unreadable)
     }
 
     fn len(&self) -> u64 {
