@@ -344,6 +344,9 @@ impl Checkpointer {
             Phase::Maps => {
                 core.stamp()?; // the copies written now are those of the generation before last
                 let table = running.write_maps(core)?;
+                if planted::has(Bug::TailEarly) {
+                    core.queue.lock().tail = running.frozen.log_start;
+                }
                 let durable = core.queue.lock().durable;
                 if planted::has(Bug::StampEarly) {
                     core.queue.lock().stamp = running.generation;
@@ -605,9 +608,6 @@ impl Running {
         core.registry.publish(&next);
         core.state.store(next);
         queue.stamp_next(self.generation, self.frozen.log_start);
-        if planted::has(Bug::TailEarly) {
-            queue.tail = self.frozen.log_start;
-        }
         core.moved.notify_all();
         drop(queue);
         if planted::has(Bug::ReleaseBeforeStamp) {
@@ -629,7 +629,7 @@ fn delete_op(tree: TreeId, key: &[u8]) -> TreeOp<KeyOf, Arc<[u8]>> {
 }
 
 /// The slot that the next superblock goes to: never the one that holds the newest.
-fn next_slot(newest: Slot, generation: Generation) -> Slot {
+pub(crate) fn next_slot(newest: Slot, generation: Generation) -> Slot {
     if planted::has(Bug::SlotByParity) {
         return if generation.0.is_multiple_of(2) {
             Slot::A

@@ -11,7 +11,7 @@
 //! - No tree is read but the catalog, so the time does not depend on the store's size.
 
 use crate::cache::read_node;
-use crate::checkpoint::{Checkpointer, write_superblock};
+use crate::checkpoint::{Checkpointer, next_slot, write_superblock};
 use crate::core::{Core, Identity, Parts, TreeChange};
 use crate::directory::Directory;
 use crate::error::Error;
@@ -358,6 +358,8 @@ pub(crate) fn open(
         };
         slot = if planted::has(Bug::OverwriteOpenedSlot) {
             choice.slot
+        } else if planted::has(Bug::SlotByParity) {
+            next_slot(choice.slot, superblock.generation)
         } else {
             choice.write_next
         };
