@@ -142,6 +142,8 @@ impl Campaign {
                 .collect();
             let mut how = Thoroughness::RANDOM;
             how.creation = rng.one_in(32);
+            // What goes wrong without a crash, or with any, wants many histories.
+            how.epoch_one_in = [1, 4, 12][rng.index(3)];
             if rng.one_in(64) {
                 how.limits = Thoroughness::WHOLE.limits;
             }

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct Thoroughness {
     /// Of the history itself.
     pub limits: Limits,
+    /// One epoch of the history in so many is crashed; the last one always.
+    pub epoch_one_in: u64,
     /// Of crashes within a recovery.
     pub nested: Limits,
     /// One image in so many is reopened on a recording disk, worked on, and crashed again.
@@ -42,6 +44,7 @@ impl Thoroughness {
     /// For random histories.
     pub const RANDOM: Self = Self {
         limits: Limits::RANDOM,
+        epoch_one_in: 1,
         nested: Limits::NESTED,
         nested_one_in: 32,
         depth: 2,
@@ -233,6 +236,10 @@ impl<S: Subject> Crasher<'_, S> {
         let promises = ledger.at_ends(epochs.iter().map(|epoch| epoch.end));
         for (epoch, expected) in epochs.iter().zip(&promises) {
             if epoch.end < from {
+                continue;
+            }
+            let last = epoch.end == history.len();
+            if outermost && !last && !self.rng.one_in(self.how.epoch_one_in) {
                 continue;
             }
             let mut stop = None;
