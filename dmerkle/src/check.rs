@@ -304,6 +304,10 @@ impl<'v> Check<'v> {
     {
         let mut summary = Some(Summary::EMPTY);
         let (mut low, mut high) = (Vec::new(), Vec::new());
+        if node.level() == 1 {
+            let leaves: Vec<_> = (0..node.count()).map(|at| node.child_pointer(at)).collect();
+            source.prefetch(tree, &leaves);
+        }
         for index in 0..node.count() {
             low.clear();
             high.clear();

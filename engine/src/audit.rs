@@ -45,7 +45,7 @@ enum Owner {
 impl Store {
     /// Names the first broken invariant.
     #[doc(hidden)]
-    pub fn audit(&self) -> Result<(), String> {
+    pub fn audit_owners(&self) -> Result<(), String> {
         let core = self.core();
         let checkpointer = core.checkpointer.lock();
         let state = core.state.load_full();

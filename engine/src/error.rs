@@ -77,6 +77,11 @@ pub enum Error {
     SnapshotExpired,
     /// The condition of a `put_if` does not hold.
     ConditionFailed,
+    /// A copy was made and its fingerprint is not the original's.
+    CopyDiffers {
+        /// The tree whose copy differs.
+        tree: Vec<u8>,
+    },
     /// The options do not fit each other or the machine.
     BadOption(&'static str),
 }
@@ -138,6 +143,12 @@ impl fmt::Display for Error {
             Self::Closed => f.write_str("the store is closed"),
             Self::SnapshotExpired => f.write_str("the snapshot has expired; take a new one"),
             Self::ConditionFailed => f.write_str("the entry is not as the condition says"),
+            Self::CopyDiffers { tree } => write!(
+                f,
+                "the copy of the tree \"{}\" differs from the original and was thrown away; verify \
+                 the store",
+                tree.escape_ascii()
+            ),
             Self::BadOption(why) => f.write_str(why),
         }
     }

@@ -11,6 +11,7 @@ use crate::alloc::{Allocator, Placed, Reachable, RegionRow, Shortage};
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk};
 use crate::planted::{self, Bug};
+use crate::units::Units;
 use dmerkle::format::map::{decode_map, encode_map};
 use dmerkle::format::region_table::{RegionRow as Row, encode_region_table};
 use dmerkle::format::superblock::RegionTableRef;
@@ -41,6 +42,10 @@ struct Inner {
 }
 
 /// Free and used space.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit goes last in every name"
+)]
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     pub(crate) file_bytes: u64,
@@ -477,6 +482,54 @@ impl Space {
             free_bytes: free * unit,
             allocated_bytes: (data - free) * unit,
             retired_bytes: inner.retired_units * unit,
+        }
+    }
+
+    /// The free runs that have a unit among `used`, as far as the allocator knows them: there must
+    /// be none while what is used is pinned.
+    pub(crate) fn free_among(&self, used: &Units) -> Vec<Run> {
+        let mut shared = Vec::new();
+        self.each_known_region(|_, free| {
+            shared.extend(free.into_iter().filter(|run| used.holds_any(*run)));
+        });
+        shared
+    }
+
+    /// The runs that are neither free nor `named`, of the regions that the allocator knows.
+    pub(crate) fn taken_besides(&self, named: &Units) -> Vec<Run> {
+        let mut known = Units::new(self.geometry);
+        let mut others = Units::new(self.geometry);
+        let reserved = self.geometry.region_reserved_units();
+        self.each_known_region(|region, free| {
+            let start = self.geometry.region_start(region).0 + u64::from(reserved);
+            known.add(Run {
+                start: BlockId(start),
+                units: self.geometry.region_units - reserved,
+            });
+            for run in free {
+                others.add(run);
+            }
+        });
+        let taken = known.without(&others);
+        let mut left = Units::new(self.geometry);
+        for run in taken {
+            left.add(run);
+        }
+        left.without(named)
+    }
+
+    /// Calls with the free runs of each region whose map is loaded, the lock given up in between.
+    fn each_known_region(&self, mut call: impl FnMut(u32, Vec<Run>)) {
+        for region in 0.. {
+            let inner = self.inner.lock();
+            if region >= inner.allocator.region_count() {
+                return;
+            }
+            let free = inner.allocator.free_runs(region);
+            drop(inner);
+            if let Some(free) = free {
+                call(region, free);
+            }
         }
     }
 

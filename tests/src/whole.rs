@@ -235,7 +235,7 @@ impl Whole {
         let mut changes = changes.iter().cycle();
         for step in 0.. {
             let done = self.store()?.step().map_err(text)?;
-            self.store()?.audit()?;
+            self.store()?.audit_owners()?;
             if done || step > 40 {
                 break;
             }
@@ -488,7 +488,12 @@ impl Subject for Whole {
             }
             Op::Scrub => {
                 self.dump()?;
-                self.audit()
+                self.audit()?;
+                let report = self.store()?.verify().map_err(text)?;
+                match report.violations.first() {
+                    None => Ok(()),
+                    Some(violation) => Err(violation.to_string()),
+                }
             }
             Op::Punch => {
                 while self.store()?.punch_some(2048).map_err(text)? > 0 {}
@@ -534,7 +539,7 @@ impl Subject for Whole {
             }
         }
         self.held.iter().try_for_each(Held::check)?;
-        store.audit()
+        store.audit_owners()
     }
 
     fn rot_places(size: u64, rng: &mut Rng) -> Vec<RotPlace> {

@@ -2,7 +2,7 @@
 //! the fields that the code is made from, or that it is known to read in order.
 
 use super::layout::Field;
-use super::{catalog, log_block, map, record, region_table, superblock};
+use super::{catalog, log_block, map, node, record, region_table, superblock};
 
 const FORMAT: &str = include_str!("../../FORMAT.md");
 
@@ -31,7 +31,7 @@ fn spelt(fields: &[Field]) -> Vec<(usize, usize, String)> {
 
 #[test]
 fn the_tables_say_what_the_code_does_and_fields_tile_their_structures() {
-    let structures: [(&str, &[Field], usize); 8] = [
+    let structures: [(&str, &[Field], usize); 10] = [
         (
             "Superblock",
             superblock::FIELDS,
@@ -60,6 +60,8 @@ fn the_tables_say_what_the_code_does_and_fields_tile_their_structures() {
             catalog::FIELDS,
             catalog::CATALOG_HEADER_BYTES,
         ),
+        ("Node header", node::FIELDS, node::HEADER_BYTES),
+        ("Child record", node::child::FIELDS, node::CHILD_BYTES),
     ];
     for (heading, fields, bytes) in structures {
         assert_eq!(documented(heading), spelt(fields), "{heading}");

@@ -3,7 +3,7 @@
 use crate::error::Structure;
 use crate::format::bytes::{Reader, put_at, u64_at};
 use crate::format::node as layout;
-use crate::format::pointer::Pointer;
+use crate::format::pointer::{POINTER_BYTES, Pointer};
 use crate::tree::node::{Label, Node, Shape, common_prefix, encode_frame, seal};
 use crate::types::{Sum, Summary};
 
@@ -42,7 +42,10 @@ impl<B: AsRef<[u8]>> Node<B> {
     /// Where child `index` is.
     pub fn child_pointer(&self, index: usize) -> Pointer {
         assert!(!self.is_leaf());
-        let mut reader = Reader::new(self.child_record(index), Structure::Node);
+        let mut reader = Reader::new(
+            &self.child_record(index)[layout::child::POINTER..],
+            Structure::Node,
+        );
         Pointer::decode(&mut reader).expect("validated")
     }
 
@@ -50,11 +53,11 @@ impl<B: AsRef<[u8]>> Node<B> {
     pub fn child_summary(&self, index: usize) -> Summary {
         assert!(!self.is_leaf());
         let record = self.child_record(index);
-        let sum = record[layout::CHILD_SUM..layout::CHILD_BYTES]
+        let sum = record[layout::child::SUM..layout::CHILD_BYTES]
             .try_into()
             .expect("sixteen bytes");
         Summary {
-            count: u64_at(record, layout::CHILD_COUNT),
+            count: u64_at(record, layout::child::COUNT),
             sum: Sum(u128::from_le_bytes(sum)),
         }
     }
@@ -126,7 +129,7 @@ pub(crate) fn encode_branch<'a>(
     let slots = heads + keys * layout::HEAD_BYTES;
     let records = slots + keys * layout::SLOT_BYTES;
     let mut at = records + count * layout::CHILD_BYTES;
-    let mut pointer = Vec::with_capacity(layout::CHILD_COUNT);
+    let mut pointer = Vec::with_capacity(POINTER_BYTES);
     for index in 0..count {
         let (key, root) = child(index);
         if let Some(slot) = index.checked_sub(1) {
@@ -148,11 +151,12 @@ pub(crate) fn encode_branch<'a>(
         let record = records + index * layout::CHILD_BYTES;
         pointer.clear();
         root.pointer.encode(&mut pointer);
-        block[record..record + pointer.len()].copy_from_slice(&pointer);
+        let place = record + layout::child::POINTER;
+        block[place..place + pointer.len()].copy_from_slice(&pointer);
         let count = root.summary.count.to_le_bytes();
-        put_at(block, record + layout::CHILD_COUNT, count);
+        put_at(block, record + layout::child::COUNT, count);
         let sum = root.summary.sum.0.to_le_bytes();
-        put_at(block, record + layout::CHILD_SUM, sum);
+        put_at(block, record + layout::child::SUM, sum);
     }
     let shape = Shape {
         level,

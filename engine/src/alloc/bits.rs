@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Sets or clears a range; the bits must be otherwise, or the first that is not is given.
-pub(super) fn change(bits: &mut [u8], range: Range<u32>, to: bool) -> Result<(), u32> {
+pub(crate) fn change(bits: &mut [u8], range: Range<u32>, to: bool) -> Result<(), u32> {
     if let Some(index) = find(bits, range.clone(), to) {
         return Err(index);
     }
@@ -19,7 +19,7 @@ pub(super) fn change(bits: &mut [u8], range: Range<u32>, to: bool) -> Result<(),
 }
 
 /// The first bit of a range that is as wanted.
-pub(super) fn find(bits: &[u8], range: Range<u32>, wanted: bool) -> Option<u32> {
+pub(crate) fn find(bits: &[u8], range: Range<u32>, wanted: bool) -> Option<u32> {
     let mut at = range.start;
     while at < range.end {
         // 57 bits at least from `at` on.
@@ -41,7 +41,7 @@ pub(super) fn find(bits: &[u8], range: Range<u32>, wanted: bool) -> Option<u32> 
 }
 
 /// The runs of zeros of a range, as first index and length.
-pub(super) fn zero_runs(bits: &[u8], range: Range<u32>) -> impl Iterator<Item = (u32, u32)> + '_ {
+pub(crate) fn zero_runs(bits: &[u8], range: Range<u32>) -> impl Iterator<Item = (u32, u32)> + '_ {
     let mut at = range.start;
     std::iter::from_fn(move || {
         let start = find(bits, at..range.end, false)?;

@@ -23,7 +23,7 @@
 //! Which free space the file system has given to the file is told in `backing`.
 
 mod backing;
-mod bits;
+pub(crate) mod bits;
 mod clusters;
 mod free_runs;
 mod reachable;

@@ -1,0 +1,214 @@
+//! A consistent copy of a store, made while the store is used.
+//!
+//! Invariants:
+//! - Under the final name there is a whole store or nothing: the copy grows under another name, and
+//!   gets its own once it is durable and every tree's fingerprint is the original's.
+//! - Memory is bounded: parts are streamed, and a batch's worth of entries is held.
+//! - What is read is verified before it is written.
+
+use crate::batch::{Batch, NewEntry, NewPart};
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::extents::Written;
+use crate::options::{Durability, Options};
+use crate::scrub::Pace;
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+use crate::tree::Tree;
+use crate::unfinished::Unfinished;
+use dmerkle::Lsn;
+use dmerkle::format::body::INLINE_ALWAYS_BYTES;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// What the copy's memtables may hold: a checkpoint every so many bytes.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+
+/// What the copy may cache: it is written in the order of its keys, so little is met again.
+const CACHE_BYTES: u64 = 16 << 20;
+
+/// Entries of one batch.
+const BATCH_ENTRIES: usize = 1000;
+
+/// Bytes of parts with units of their own in one batch, unless one entry has more.
+const BATCH_EXTENT_BYTES: u64 = 32 << 20;
+
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What was copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// Everything up to this LSN of the original is in the copy.
+    pub lsn: Lsn,
+    /// Trees.
+    pub trees: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of keys, metas and parts.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Makes a consistent copy in a new file at `path`, while this store is used; gives way to
+    /// commits. The copy has the same trees, geometry and fingerprint key, and is durable when this
+    /// returns. If it fails there is no file at `path`.
+    ///
+    /// The space of what the snapshot shows is not reused before this returns.
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupReport, Error> {
+        let path = path.as_ref();
+        let unfinished = Unfinished::claim(path, "making the copy's file")?;
+        let report = self.copy_to(unfinished.path())?;
+        unfinished.name(path, "naming the copy")?;
+        Ok(report)
+    }
+
+    fn copy_to(&self, path: &Path) -> Result<BackupReport, Error> {
+        let core = self.core();
+        let (snapshot, names) = {
+            // Trees are created and dropped under this lock: the names are the snapshot's.
+            let _queue = core.queue.lock();
+            (Snapshot::take(core), core.directory.list())
+        };
+        let _exempt = snapshot.exempt();
+        let options = Options {
+            cache_bytes: CACHE_BYTES,
+            memtable_bytes: MEMTABLE_BYTES,
+            log_bytes: core.identity.geometry.ring_bytes,
+            durability: Durability::Buffered,
+            fingerprint_key: core.identity.key.clone(),
+            accept_loss: None,
+            geometry: core.identity.geometry,
+            ..core.options.clone()
+        };
+        let copy = Store::create(path, &options)?;
+        let mut report = BackupReport {
+            lsn: snapshot.lsn(),
+            ..BackupReport::default()
+        };
+        let mut pace = Pace::new(core);
+        for (name, id) in &names {
+            let tree = Tree::new(core, *id);
+            let into = copy.create_tree(name)?;
+            let mut copying = Copying {
+                copy: &copy,
+                into: &into,
+                limit: copy.core().queue.lock().batch_bytes_max() / 2,
+                batch: Batch::new(),
+                record_bytes: 0,
+                extent_bytes: 0,
+            };
+            for entry in snapshot.range(&tree, &[], None) {
+                let entry = entry?;
+                report.entries += 1;
+                report.bytes += copying.take(&entry, &mut pace)?;
+            }
+            copying.commit()?;
+            report.trees += 1;
+            pace.rest()?;
+        }
+        copy.checkpoint()?;
+        for (name, id) in &names {
+            let original = snapshot.fingerprint(&Tree::new(core, *id), &[], None)?;
+            if copy.tree(name)?.fingerprint(&[], None)? != original {
+                return Err(Error::CopyDiffers { tree: name.clone() });
+            }
+        }
+        copy.close()?;
+        File::open(path)
+            .and_then(|file| file.sync_all())
+            .map_err(Error::io("flushing the copy"))?;
+        Ok(report)
+    }
+}
+
+/// Entries on their way into one tree of the copy.
+struct Copying<'a> {
+    copy: &'a Store,
+    into: &'a Tree,
+    /// Bytes of records in one batch, unless one entry has more.
+    limit: u64,
+    batch: Batch,
+    record_bytes: u64,
+    extent_bytes: u64,
+}
+
+impl Copying<'_> {
+    /// Takes an entry. Returns its bytes.
+    fn take(&mut self, entry: &Entry, pace: &mut Pace<'_>) -> Result<u64, Error> {
+        let lengths: Vec<u64> = (0..entry.parts_len())
+            .filter_map(|index| entry.part_length(index))
+            .collect();
+        let is_inline = |length: &u64| *length <= INLINE_ALWAYS_BYTES as u64;
+        // A reference with its checksums takes less than a part that is just inline.
+        let record_bytes: u64 = 64
+            + (entry.key().len() + entry.meta().len()) as u64
+            + lengths
+                .iter()
+                .map(|length| 16 + length.min(&(INLINE_ALWAYS_BYTES as u64)))
+                .sum::<u64>();
+        let extent_bytes: u64 = lengths.iter().filter(|length| !is_inline(length)).sum();
+        if self.batch.len() >= BATCH_ENTRIES
+            || self.record_bytes + record_bytes > self.limit
+            || self.extent_bytes + extent_bytes > BATCH_EXTENT_BYTES
+        {
+            self.commit()?;
+            pace.rest()?;
+        }
+        let mut new = NewEntry::with_meta(entry.meta());
+        for (index, length) in lengths.iter().enumerate() {
+            new = new.part(if is_inline(length) {
+                NewPart::Bytes(entry.part(index)?.unwrap_or_default())
+            } else {
+                NewPart::Written(self.stream(entry, index, *length, pace)?)
+            });
+        }
+        self.batch.put_entry(self.into, entry.key(), new);
+        self.record_bytes += record_bytes;
+        self.extent_bytes += extent_bytes;
+        Ok((entry.key().len() + entry.meta().len()) as u64 + lengths.iter().sum::<u64>())
+    }
+
+    /// Copies one part, piece by piece.
+    fn stream(
+        &self,
+        entry: &Entry,
+        index: usize,
+        length: u64,
+        pace: &mut Pace<'_>,
+    ) -> Result<Written, Error> {
+        let mut reader = entry
+            .part_reader(index)
+            .expect("the part was counted before");
+        let mut writer = self.into.writer(length)?;
+        let bytes = usize::try_from(length).map_or(PIECE_BYTES, |all| all.min(PIECE_BYTES));
+        let mut piece = vec![0; bytes];
+        while writer.missing() > 0 {
+            let got = reader.read(&mut piece).map_err(engine_error)?;
+            assert!(got > 0, "a part has as many bytes as its entry says");
+            writer.push(&piece[..got])?;
+            if length > PIECE_BYTES as u64 {
+                pace.rest()?;
+            }
+        }
+        writer.finish()
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        let batch = std::mem::take(&mut self.batch);
+        self.record_bytes = 0;
+        self.extent_bytes = 0;
+        self.copy.commit(batch, Durability::Buffered).map(|_| ())
+    }
+}
+
+/// The engine's error inside one of a stream.
+fn engine_error(error: io::Error) -> Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(inner) => Error::clone(inner),
+        None => Error::io("reading a part")(error),
+    }
+}
