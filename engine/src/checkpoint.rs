@@ -353,6 +353,9 @@ impl Checkpointer {
             Phase::Maps => {
                 core.stamp()?; // the copies written now are those of the generation before last
                 let table = running.write_maps(core)?;
+                if planted::has(Bug::TailEarly) {
+                    core.queue.lock().tail = running.frozen.log_start;
+                }
                 let durable = core.queue.lock().durable;
                 if planted::has(Bug::StampEarly) {
                     core.queue.lock().stamp = running.generation;
@@ -615,9 +618,6 @@ impl Running {
         core.registry.publish(&next);
         core.state.store(next);
         queue.stamp_next(self.generation, self.frozen.log_start);
-        if planted::has(Bug::TailEarly) {
-            queue.tail = self.frozen.log_start;
-        }
         core.moved.notify_all();
         drop(queue);
         if planted::has(Bug::ReleaseBeforeStamp) {
@@ -644,7 +644,7 @@ fn is_shortage(error: &Error) -> bool {
 }
 
 /// The slot that the next superblock goes to: never the one that holds the newest.
-fn next_slot(newest: Slot, generation: Generation) -> Slot {
+pub(crate) fn next_slot(newest: Slot, generation: Generation) -> Slot {
     if planted::has(Bug::SlotByParity) {
         return if generation.0.is_multiple_of(2) {
             Slot::A

@@ -67,7 +67,7 @@ bugs! {
     DropSuperblockFlush,
     /// A log block carries a generation whose superblock is not durable.
     StampEarly,
-    /// The ring's tail moves before the stamp is durable.
+    /// The ring's tail moves before the superblock is durable.
     TailEarly,
     /// The log begins one group too late for the base.
     LogStartLate,

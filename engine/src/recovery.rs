@@ -8,7 +8,7 @@
 //! Invariant: no tree is read but the catalog, so the time does not depend on the store's size.
 
 use crate::cache::read_node;
-use crate::checkpoint::{Checkpointer, write_superblock};
+use crate::checkpoint::{Checkpointer, next_slot, write_superblock};
 use crate::core::{Core, Identity, Parts};
 use crate::creation::check_alignment;
 use crate::directory::Directory;
@@ -112,6 +112,8 @@ pub(crate) fn open(
     let next = next_superblock(&choice, &replayed, &directory, &world);
     let slot = if planted::has(Bug::OverwriteOpenedSlot) {
         choice.slot
+    } else if planted::has(Bug::SlotByParity) {
+        next_slot(choice.slot, next.generation)
     } else {
         choice.write_next
     };

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct Thoroughness {
     /// Of the history itself.
     pub limits: Limits,
+    /// One epoch of the history in so many is crashed; the last one always.
+    pub epoch_one_in: u64,
     /// Of crashes within a recovery.
     pub nested: Limits,
     /// One image in so many is reopened on a recording disk, worked on, and crashed again.
@@ -34,17 +36,21 @@ pub struct Thoroughness {
     pub creation: bool,
     /// One epoch in so many is tried with each rotten place; 0 for none.
     pub rot_one_in: u64,
+    /// One image in so many is tried again with one rotten place; 0 for none.
+    pub rot_image_one_in: u64,
 }
 
 impl Thoroughness {
     /// For random histories.
     pub const RANDOM: Self = Self {
         limits: Limits::RANDOM,
+        epoch_one_in: 1,
         nested: Limits::NESTED,
-        nested_one_in: 48,
+        nested_one_in: 32,
         depth: 2,
         creation: false,
-        rot_one_in: 4,
+        rot_one_in: 64,
+        rot_image_one_in: 8,
     };
 
     /// For histories that are exhausted.
@@ -232,17 +238,38 @@ impl<S: Subject> Crasher<'_, S> {
             if epoch.end < from {
                 continue;
             }
+            let last = epoch.end == history.len();
+            if outermost && !last && !self.rng.one_in(self.how.epoch_one_in) {
+                continue;
+            }
             let mut stop = None;
             let mut draws = self.rng.fork();
-            let _ = pictures(epoch, &limits, &mut draws, &mut |picks| match self.reopen(
-                epoch.image(picks),
-                expected,
-                depth,
-            ) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(why) => {
-                    stop = Some(with_story(why, epoch, picks, None));
-                    ControlFlow::Break(())
+            let rotten = outermost && self.how.rot_image_one_in > 0;
+            let _ = pictures(epoch, &limits, &mut draws, &mut |picks| {
+                let image = epoch.image(picks);
+                let rot = rotten && self.rng.one_in(self.how.rot_image_one_in);
+                let spoiled = rot.then(|| image.clone());
+                let mut tried = self
+                    .reopen(image, expected, depth)
+                    .map_err(|why| with_story(why, epoch, picks, None));
+                if let (Ok(()), Some(image)) = (&tried, spoiled) {
+                    let mut places = S::rot_places(image.size(), &mut self.rng);
+                    // The first two more often: they are the slots, which name all the rest.
+                    let few = self.rng.one_in(2);
+                    let most = if few {
+                        2.min(places.len())
+                    } else {
+                        places.len()
+                    };
+                    let place = places.swap_remove(self.rng.index(most));
+                    tried = self.rot_at(epoch, picks, &image, &place, expected);
+                }
+                match tried {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(why) => {
+                        stop = Some(why);
+                        ControlFlow::Break(())
+                    }
                 }
             });
             if let Some(stop) = stop {
@@ -310,35 +337,51 @@ impl<S: Subject> Crasher<'_, S> {
         }
     }
 
-    /// Spoils each place of a disk that was cut off: refused or right, never wrong.
+    /// Spoils each place of a disk that was cut off.
     fn rot(&mut self, epoch: &Epoch<'_>, expected: &Expected) -> Result<(), Stop> {
-        let kept = vec![Pick::New; epoch.atoms.len()];
-        let lost = vec![Pick::Old; epoch.atoms.len()];
-        for picks in [kept, lost] {
+        for pick in [Pick::New, Pick::Old] {
+            let picks = vec![pick; epoch.atoms.len()];
             let image = epoch.image(&picks);
             for place in S::rot_places(image.size(), &mut self.rng) {
-                self.meter.count()?;
-                let (rotten, rot) = self.spoil(&image, &place);
-                let expected = if place.may_lose_last_ack {
-                    &expected.without_last_ack()
-                } else {
-                    expected
-                };
-                let env = Env::new(SimDisk::of(rotten), self.rng.number(), self.bug);
-                let seen = guarded(|| match open_and_dump::<S>(&env) {
-                    Ok((_, contents)) => expected.check(&contents),
-                    Err(what) if what.starts_with(PANIC) => Err(what),
-                    Err(_) => Ok(()),
-                });
-                if let Err(what) = seen {
-                    let crashes = Vec::new();
-                    let why = Stop::Violation(Violation { what, crashes });
-                    let rot = format!("{} rots ({rot:?})", place.name);
-                    return Err(with_story(why, epoch, &picks, Some(&rot)));
-                }
+                self.rot_at(epoch, &picks, &image, &place, expected)?;
             }
         }
         Ok(())
+    }
+
+    /// Spoils one place: refused or right, never wrong.
+    fn rot_at(
+        &mut self,
+        epoch: &Epoch<'_>,
+        picks: &[Pick],
+        image: &Image,
+        place: &RotPlace,
+        expected: &Expected,
+    ) -> Result<(), Stop> {
+        self.meter.count()?;
+        let (rotten, rot) = self.spoil(image, place);
+        let expected = if place.may_lose_last_ack {
+            &expected.without_last_ack()
+        } else {
+            expected
+        };
+        let env = Env::new(SimDisk::of(rotten), self.rng.number(), self.bug);
+        let seen = guarded(|| {
+            let Ok(subject) = S::open(&env) else {
+                return Ok(());
+            };
+            match dump_and_audit(subject) {
+                Ok((_, contents)) => expected.check(&contents),
+                Err(what) if place.at_opening => Err(what),
+                Err(_) => Ok(()),
+            }
+        });
+        seen.map_err(|what| {
+            let crashes = Vec::new();
+            let why = Stop::Violation(Violation { what, crashes });
+            let rot = format!("{} rots ({rot:?})", place.name);
+            with_story(why, epoch, picks, Some(&rot))
+        })
     }
 
     fn spoil(&mut self, image: &Image, place: &RotPlace) -> (Image, Rot) {
@@ -363,7 +406,11 @@ impl<S: Subject> Crasher<'_, S> {
 }
 
 pub(crate) fn open_and_dump<S: Subject>(env: &Env) -> Result<(S, Contents), String> {
-    let mut subject = S::open(env).map_err(|what| format!("refused: {what}"))?;
+    let subject = S::open(env).map_err(|what| format!("refused: {what}"))?;
+    dump_and_audit(subject)
+}
+
+fn dump_and_audit<S: Subject>(mut subject: S) -> Result<(S, Contents), String> {
     let contents = subject.dump().map_err(|what| format!("reading: {what}"))?;
     subject.audit().map_err(|what| format!("audit: {what}"))?;
     Ok((subject, contents))

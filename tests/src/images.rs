@@ -32,14 +32,14 @@ impl Limits {
 
     /// Of a random history: more histories instead of more images of each.
     pub const RANDOM: Self = Self {
-        exhaustive_atoms: 6,
-        sampled: 64,
+        exhaustive_atoms: 4,
+        sampled: 20,
     };
 
     /// Of a crash inside a recovery.
     pub const NESTED: Self = Self {
-        exhaustive_atoms: 4,
-        sampled: 20,
+        exhaustive_atoms: 3,
+        sampled: 12,
     };
 }
 

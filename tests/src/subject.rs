@@ -62,6 +62,8 @@ pub struct RotPlace {
     /// Whether it may look like a crash and so take the newest acknowledgement with it: the last
     /// group of a crashed store.
     pub may_lose_last_ack: bool,
+    /// Whether the opening refuses or all can be read. Where it does not, a reader may meet it.
+    pub at_opening: bool,
 }
 
 impl RotPlace {
@@ -71,6 +73,7 @@ impl RotPlace {
             name,
             ranges: std::iter::once(range).collect(),
             may_lose_last_ack: false,
+            at_opening: true,
         }
     }
 }

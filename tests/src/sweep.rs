@@ -123,6 +123,7 @@ impl Sweep {
             limits: Limits::NESTED,
             depth: 0,
             rot_one_in: 0,
+            rot_image_one_in: 0,
             ..Thoroughness::RANDOM
         };
         crash_history::<S>(&disk.history(), made, &run.ledger, &how, rng, bug, meter)?;

@@ -41,6 +41,8 @@ pub enum Op {
     Checkpoint,
     /// Takes some steps of one.
     Step(u32),
+    /// Takes one step by step, with a commit of each change in turn between the steps.
+    Paced(Vec<Change>),
     /// Makes durable what was buffered.
     Flush,
     /// Takes a snapshot and holds it.
@@ -91,7 +93,8 @@ impl Drop for Whole {
 
 fn options() -> Options {
     Options {
-        cache_bytes: 16 << 10,
+        // Room for a node or two, so that readers read.
+        cache_bytes: 2 << 10,
         memtable_bytes: 12 << 10,
         log_bytes: Geometry::tiny().ring_bytes,
         geometry: Geometry::tiny(),
@@ -227,6 +230,22 @@ impl Whole {
         .map(|_| ())
     }
 
+    /// A whole checkpoint, in steps with other work between them.
+    fn paced(&mut self, changes: &[Change], run: &mut Run) -> Result<(), String> {
+        let mut changes = changes.iter().cycle();
+        for step in 0.. {
+            let done = self.store()?.step().map_err(text)?;
+            self.store()?.audit_owners()?;
+            if done || step > 40 {
+                break;
+            }
+            if let Some(change) = changes.next() {
+                self.commit(std::slice::from_ref(change), step % 3 > 0, run)?;
+            }
+        }
+        Ok(())
+    }
+
     fn reopen(&mut self, run: &mut Run) -> Result<(), String> {
         self.held.clear();
         if let Some(store) = self.store.take() {
@@ -255,10 +274,16 @@ impl Whole {
         if self.held.is_empty() {
             return Ok(());
         }
-        let held = self.held.remove(0);
-        for (tree, entries) in &held.trees {
+        self.held.remove(0).check()
+    }
+}
+
+impl Held {
+    /// Compares what it shows with what was there when it was taken.
+    fn check(&self) -> Result<(), String> {
+        for (tree, entries) in &self.trees {
             let mut seen = BTreeMap::new();
-            for entry in held.snapshot.range(tree, b"", None) {
+            for entry in self.snapshot.range(tree, b"", None) {
                 let entry = entry.map_err(text)?;
                 seen.insert(entry.key().to_vec(), value_of(&entry)?);
             }
@@ -323,7 +348,8 @@ impl Subject for Whole {
         "flush",
         "keep parts",
         "step",
-        "step",
+        "checkpoint with work in between",
+        "checkpoint with work in between",
         "big batch",
         "put large",
         "put many",
@@ -387,6 +413,11 @@ impl Subject for Whole {
             "abandon a writer" => Op::Abandon(1025 + rng.below(4000)),
             "checkpoint" => Op::Checkpoint,
             "step" => Op::Step(1 + u32::try_from(rng.below(6)).expect("small")),
+            "checkpoint with work in between" => {
+                let most = [60, 900, 3000][rng.index(3)];
+                let some = rng.below(5);
+                Op::Paced((0..some).map(|_| some_put(rng, 5, 0, most)).collect())
+            }
             "flush" => Op::Flush,
             "snapshot held" => Op::Hold,
             "snapshot released" => Op::Release,
@@ -438,6 +469,7 @@ impl Subject for Whole {
                 }
                 Ok(())
             }
+            Op::Paced(changes) => self.paced(changes, run),
             Op::Flush => {
                 self.store()?.flush().map_err(text)?;
                 run.acknowledge_all();
@@ -456,7 +488,12 @@ impl Subject for Whole {
             }
             Op::Scrub => {
                 self.dump()?;
-                self.audit()
+                self.audit()?;
+                let report = self.store()?.verify().map_err(text)?;
+                match report.violations.first() {
+                    None => Ok(()),
+                    Some(violation) => Err(violation.to_string()),
+                }
             }
             Op::Punch => {
                 while self.store()?.punch_some(2048).map_err(text)? > 0 {}
@@ -501,6 +538,7 @@ impl Subject for Whole {
                 ));
             }
         }
+        self.held.iter().try_for_each(Held::check)?;
         store.audit_owners()
     }
 
@@ -512,6 +550,7 @@ impl Subject for Whole {
                 .map(|copy| copy * 16_384..copy * 16_384 + 512)
                 .into(),
             may_lose_last_ack: false,
+            at_opening: true,
         });
         let copies = (0..4u64).map(|copy| {
             let at = copy * 16_384;
@@ -533,6 +572,7 @@ impl Subject for Whole {
                 // It may be of an extent that only the last group of the log names.
                 RotPlace {
                     may_lose_last_ack: true,
+                    at_opening: false,
                     ..RotPlace::new(format!("the sector at {at}"), at..at + 512)
                 }
             })
