@@ -5,13 +5,15 @@
 //!
 //! Where to look:
 //! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
-//! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
+//! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`; one that never waits:
+//!   `answers`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
 //! - an opening: `recovery`;
 //! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
 pub mod alloc;
+mod answers;
 mod backup;
 mod batch;
 mod cache;
