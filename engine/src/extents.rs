@@ -27,6 +27,8 @@ struct Inner {
     core: Arc<Core>,
     run: Run,
     reference: Vec<u8>,
+    length: u64,
+    hash: [u8; 32],
     /// Whether a batch has it: then its units are the log's.
     claimed: AtomicBool,
 }
@@ -38,6 +40,16 @@ impl std::fmt::Debug for Written {
 }
 
 impl Written {
+    /// Bytes of the part.
+    pub fn length(&self) -> u64 {
+        self.0.length
+    }
+
+    /// BLAKE3-256 of the part.
+    pub fn hash(&self) -> [u8; 32] {
+        self.0.hash
+    }
+
     /// The encoded reference, as it stands in a body.
     pub(crate) fn reference(&self) -> &[u8] {
         &self.0.reference
@@ -206,11 +218,12 @@ impl ExtentWriter {
         }
         let run = self.run.take().expect("a writer is finished once");
         let mut reference = Vec::new();
+        let hash = *self.hasher.finalize().as_bytes();
         encode_extent(
             &self.core.identity.geometry,
             run.start,
             self.length,
-            self.hasher.finalize().as_bytes(),
+            &hash,
             &self.checksums,
             &mut reference,
         );
@@ -218,6 +231,8 @@ impl ExtentWriter {
             core: Arc::clone(&self.core),
             run,
             reference,
+            length: self.length,
+            hash,
             claimed: AtomicBool::new(false),
         })))
     }

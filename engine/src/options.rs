@@ -18,7 +18,7 @@ pub enum Durability {
 /// Which backend the I/O pool uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
-    /// io_uring where the kernel allows it, threads elsewhere.
+    /// `io_uring` where the kernel allows it, threads elsewhere.
     #[default]
     Auto,
     /// Threads that call pread and pwrite.

@@ -47,13 +47,16 @@ impl Source for Nodes<'_> {
     }
 }
 
+/// Bounds of full keys.
+type Bounds = (Bound<Box<[u8]>>, Bound<Box<[u8]>>);
+
 /// The operations of one memtable in a range, a page at a time.
 struct Newer {
     /// Which of the state's memtables. It is not held here: a snapshot that expires lets go of it.
     nth: usize,
     page: VecDeque<(Box<[u8]>, Op)>,
     /// What of the range is not in the page yet, as full keys; none when all was seen.
-    rest: Option<(Bound<Box<[u8]>>, Bound<Box<[u8]>>)>,
+    rest: Option<Bounds>,
 }
 
 impl Newer {

@@ -61,7 +61,7 @@ fn what_is_held_does_not_change() {
         store.checkpoint().unwrap();
         tree.delete_range(b"", None).unwrap();
         store.checkpoint().unwrap();
-        while store.punch_some().unwrap() > 0 {}
+        while store.punch_some(4096).unwrap() > 0 {}
     }
     for (seed, shown) in &held {
         assert!(shown.is_zero_copy());

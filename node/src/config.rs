@@ -95,6 +95,21 @@ struct File {
     cache: Option<serde::de::IgnoredAny>,
 }
 
+#[cfg(test)]
+impl Config {
+    /// For tests: a small store in `folder`, any free port.
+    pub fn tiny(folder: &Path) -> Self {
+        Self {
+            directory: folder.to_owned(),
+            text_port: 0,
+            cache_size: 8 << 20,
+            memtable_size: 4 << 20,
+            log_size: 4 << 20,
+            ..Self::default()
+        }
+    }
+}
+
 impl Config {
     /// Reads a file; a relative `directory` in it counts from the working directory, as it did.
     pub fn read(path: &Path) -> Result<Self, Error> {

@@ -2,7 +2,9 @@
 //! out.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use engine::Error as EngineError;
 
 use crate::storage::StorageError;
 
@@ -38,12 +40,67 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
-    /// The store says no.
+    /// The store's file cannot be opened.
+    #[error("cannot open the store {}: {source}{hint}", .path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What the engine says.
+        source: EngineError,
+        /// The way out, where the engine's sentence does not name it.
+        hint: String,
+    },
+    /// The store, once open, says no.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
 impl Error {
+    /// A folder that the system does not let us use.
+    pub(crate) fn folder(path: &Path, source: io::Error) -> Self {
+        Self::Folder {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// A store that some other program of the engine's users has made.
+    pub(crate) fn foreign(path: &Path) -> Self {
+        Self::Setting(format!(
+            "{} is a Dynomite store, but no node's: take another data folder",
+            path.display()
+        ))
+    }
+
+    /// A store that the engine does not open.
+    pub(crate) fn store(path: &Path, source: EngineError) -> Self {
+        let hint = match &source {
+            EngineError::NotAStore(_) => {
+                "; move the file away, or take another data folder with --data".to_owned()
+            }
+            EngineError::Corrupt(_) => {
+                "; restore a backup, or look at the file with dmerkle-inspect".to_owned()
+            }
+            EngineError::AcknowledgedLoss { at, .. } => {
+                format!(": `dynomite start --accept-loss {}`", at.0)
+            }
+            EngineError::DiskFull => "; give the disk room".to_owned(),
+            EngineError::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    "; the node needs to read and write it".to_owned()
+                }
+                io::ErrorKind::StorageFull => "; give the disk room".to_owned(),
+                _ => String::new(),
+            },
+            _ => String::new(),
+        };
+        Self::Store {
+            path: path.to_owned(),
+            source,
+            hint,
+        }
+    }
+
     /// An address that the system does not give.
     pub fn listen(address: &(impl ToString + ?Sized), source: io::Error) -> Self {
         let hint = match source.kind() {

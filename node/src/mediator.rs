@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::storage::{Decision, Entry, NewPart, Storage, StorageError, StoredPart};
+use engine::{Decision, Entry, NewEntry, NewPart, Reader};
+
+use crate::storage::{Storage, StorageError, Value, Walk};
 use crate::version::{Context, ContextError, NodeId, Put, Versions, VersionsError};
 
 /// Copies that took part in a request.
@@ -31,42 +33,57 @@ pub enum RequestError {
 pub struct Found {
     /// What a later put shows to replace them.
     pub context: Vec<u8>,
-    /// The values, oldest first.
-    pub parts: Vec<Arc<dyn StoredPart>>,
+    entry: Entry,
+}
+
+impl Found {
+    /// How many values there are, oldest first.
+    pub fn values(&self) -> usize {
+        self.entry.parts_len()
+    }
+
+    /// Bytes of each value.
+    pub fn lengths(&self) -> impl Iterator<Item = u64> {
+        (0..self.values()).filter_map(|index| self.entry.part_length(index))
+    }
+
+    /// A value as a stream, every byte verified. It stays readable as long as the reader is held.
+    pub fn reader(&self, index: usize) -> Option<Reader> {
+        self.entry.part_reader(index)
+    }
 }
 
 /// Who runs requests.
 pub struct Mediator {
-    storage: Arc<dyn Storage>,
-    node: NodeId,
+    storage: Arc<Storage>,
     now: fn() -> Duration,
 }
 
 impl Mediator {
-    /// A mediator of `node` over its store.
-    pub fn new(storage: Arc<dyn Storage>, node: NodeId) -> Self {
+    /// A mediator over the store of its node.
+    pub fn new(storage: Arc<Storage>) -> Self {
         let now = || {
             SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
         };
-        Self { storage, node, now }
+        Self { storage, now }
     }
 
     /// The store below.
-    pub fn storage(&self) -> &Arc<dyn Storage> {
+    pub fn storage(&self) -> &Arc<Storage> {
         &self.storage
     }
 
     /// This node's name in versions.
     pub fn node(&self) -> NodeId {
-        self.node
+        self.storage.node()
     }
 
     fn put_now(&self) -> Put {
         let now_ms = u64::try_from((self.now)().as_millis()).unwrap_or(u64::MAX);
         Put {
-            node: self.node,
+            node: self.node(),
             now_ms,
         }
     }
@@ -76,20 +93,17 @@ impl Mediator {
         let Some(entry) = self.storage.entry(key)? else {
             return Ok(None);
         };
-        if entry.parts.is_empty() {
+        if entry.parts_len() == 0 {
             return Ok(None);
         }
-        let versions = Versions::decode(&entry.meta, entry.parts.len())?;
-        Ok(Some(Found {
-            context: versions.context(),
-            parts: entry.parts,
-        }))
+        let context = versions_of(&entry)?.context();
+        Ok(Some(Found { context, entry }))
     }
 
     /// Whether a key has a value.
     pub fn has(&self, key: &[u8]) -> Result<bool, RequestError> {
         let entry = self.storage.entry(key)?;
-        Ok(entry.is_some_and(|entry| !entry.parts.is_empty()))
+        Ok(entry.is_some_and(|entry| entry.parts_len() > 0))
     }
 
     /// The hash of each value of a key; `None` where there is no value.
@@ -97,8 +111,10 @@ impl Mediator {
         let Some(entry) = self.storage.entry(key)? else {
             return Ok(None);
         };
-        let hashes: Result<Vec<_>, _> = entry.parts.iter().map(|part| part.hash()).collect();
-        Ok(Some(hashes?).filter(|hashes| !hashes.is_empty()))
+        let hashes: Vec<_> = (0..entry.parts_len())
+            .filter_map(|index| entry.part_hash(index))
+            .collect();
+        Ok(Some(hashes).filter(|hashes| !hashes.is_empty()))
     }
 
     /// A put begins: says at once what can be refused before its value has come.
@@ -106,59 +122,49 @@ impl Mediator {
         Ok(Context::decode(context)?)
     }
 
-    /// Stores a value under the rules of its context. Gives the copies that have it, durably.
-    pub fn put(&self, key: &[u8], context: &Context, new: NewPart) -> Result<usize, RequestError> {
+    /// Stores a value under the rules of its context. Gives the copies that have it.
+    pub fn put(&self, key: &[u8], context: &Context, new: &Value) -> Result<usize, RequestError> {
         let put = self.put_now();
         let (length, hash) = match context {
             // Nothing can stay beside it, so nothing is compared.
-            Context::Overwrite => (0, None),
-            _ => (new.length(), Some(new.hash())),
+            Context::Overwrite => (None, None),
+            _ => (Some(new.length()), Some(new.hash())),
         };
-        self.update(key, Some(new), |old, versions| {
+        self.update(key, |old, versions| {
             let same = |index: usize| {
                 old.is_some_and(|entry| {
-                    let part = &entry.parts[index];
-                    part.length() == length && part.hash().ok() == hash
+                    entry.part_length(index) == length && entry.part_hash(index) == hash
                 })
             };
             let (versions, keep) = versions.put(context, put, same)?;
+            let mut parts: Vec<NewPart> = keep.into_iter().map(NewPart::Keep).collect();
+            parts.push(new.part());
             let meta = versions.encode()?;
-            Ok(Decision::Replace {
-                meta,
-                keep,
-                add: true,
-            })
+            Ok(Decision::Put(NewEntry { meta, parts }))
         })
     }
 
     /// Deletes a key, leaving a tombstone where there was a value.
     pub fn delete(&self, key: &[u8]) -> Result<usize, RequestError> {
         let put = self.put_now();
-        self.update(key, None, |old, versions| {
-            if old.is_none_or(|entry| entry.parts.is_empty()) {
+        self.update(key, |old, versions| {
+            if old.is_none_or(|entry| entry.parts_len() == 0) {
                 return Ok(Decision::Leave);
             }
             let meta = versions.delete(put)?.encode()?;
-            Ok(Decision::Replace {
-                meta,
-                keep: Vec::new(),
-                add: false,
-            })
+            Ok(Decision::Put(NewEntry::with_meta(meta)))
         })
     }
 
     fn update(
         &self,
         key: &[u8],
-        new: Option<NewPart>,
         decide: impl Fn(Option<&Entry>, &Versions) -> Result<Decision, VersionsError>,
     ) -> Result<usize, RequestError> {
         let mut refused = None;
-        self.storage.update(key, new, &mut |old| {
+        self.storage.update(key, |old| {
             let decided = old
-                .map_or(Ok(Versions::default()), |entry| {
-                    Versions::decode(&entry.meta, entry.parts.len())
-                })
+                .map_or(Ok(Versions::default()), versions_of)
                 .and_then(|versions| decide(old, &versions));
             match decided {
                 Ok(decision) => {
@@ -183,51 +189,81 @@ impl Mediator {
             let deleted_at = versions.and_then(|versions| versions.deleted_at());
             deleted_at.is_some_and(|at| at < before)
         };
-        let (mut removed, mut after) = (0, None::<Vec<u8>>);
+        let (mut removed, mut walk) = (0, Walk::default());
         loop {
-            let stretch = self.storage.tombstones(after.as_deref(), SWEEP_STRETCH)?;
-            for (key, meta) in stretch.found {
-                if !is_old(&meta, 0) {
-                    continue;
-                }
-                self.storage.update(&key, None, &mut |old| match old {
-                    Some(entry) if is_old(&entry.meta, entry.parts.len()) => Decision::Remove,
+            let (found, next) = self.storage.tombstones(walk, SWEEP_STRETCH)?;
+            for (key, _) in found.into_iter().filter(|(_, meta)| is_old(meta, 0)) {
+                self.storage.update(&key, |old| match old {
+                    Some(entry) if is_old(entry.meta(), entry.parts_len()) => Decision::Delete,
                     _ => Decision::Leave,
                 })?;
                 removed += 1;
             }
-            after = stretch.next;
-            if after.is_none() || stop() {
-                return Ok(removed);
+            match next {
+                Some(next) if !stop() => walk = next,
+                _ => return Ok(removed),
             }
         }
     }
 }
 
+fn versions_of(entry: &Entry) -> Result<Versions, VersionsError> {
+    Versions::decode(entry.meta(), entry.parts_len())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::storage::memory::Memory;
+    use std::io::Read;
+    use std::ops::{Deref, DerefMut};
 
-    fn mediator() -> Mediator {
-        Mediator::new(Arc::new(Memory::default()), NodeId(1))
+    use super::*;
+    use crate::config::Config;
+
+    /// A mediator with a store and its folder.
+    struct Whole(
+        Mediator,
+        #[expect(dead_code, reason = "kept")] tempfile::TempDir,
+    );
+
+    impl Deref for Whole {
+        type Target = Mediator;
+        fn deref(&self) -> &Mediator {
+            &self.0
+        }
+    }
+
+    impl DerefMut for Whole {
+        fn deref_mut(&mut self) -> &mut Mediator {
+            &mut self.0
+        }
+    }
+
+    fn mediator() -> Whole {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = crate::storage::open(&Config::tiny(folder.path()), None).unwrap();
+        Whole(Mediator::new(Arc::new(storage)), folder)
     }
 
     fn put(mediator: &Mediator, context: &[u8], value: &[u8]) -> Result<usize, RequestError> {
         let context = Mediator::check_context(context)?;
-        mediator.put(b"k", &context, NewPart::Bytes(value.to_vec()))
+        let value = mediator.storage.value(value.to_vec())?;
+        mediator.put(b"k", &context, &value)
     }
 
     fn values(mediator: &Mediator) -> Vec<Vec<u8>> {
         let Some(found) = mediator.get(b"k").unwrap() else {
             return Vec::new();
         };
-        let read = |part: &Arc<dyn StoredPart>| {
-            let mut bytes = vec![0; usize::try_from(part.length()).unwrap()];
-            part.read_at(0, &mut bytes).unwrap();
+        let read = |index| {
+            let mut bytes = Vec::new();
+            found
+                .reader(index)
+                .unwrap()
+                .read_to_end(&mut bytes)
+                .unwrap();
             bytes
         };
-        found.parts.iter().map(read).collect()
+        (0..found.values()).map(read).collect()
     }
 
     fn context(mediator: &Mediator) -> Vec<u8> {

@@ -39,12 +39,9 @@ pub struct Running {
 
 impl Running {
     /// Starts to serve `storage` as `config` says. Must be called within a tokio runtime.
-    pub async fn start(
-        config: &Config,
-        storage: Arc<dyn Storage>,
-        node: NodeId,
-    ) -> Result<Self, Error> {
-        let mediator = Arc::new(Mediator::new(storage, node));
+    pub async fn start(config: &Config, storage: Arc<Storage>) -> Result<Self, Error> {
+        let node = storage.node();
+        let mediator = Arc::new(Mediator::new(storage));
         let statistics = Arc::new(Statistics::default());
         let (stop, stopping) = watch::channel(false);
         let (gone, going) = watch::channel(false);
@@ -106,7 +103,7 @@ impl Running {
         let closed = spawn_blocking(move || storage.close()).await;
         self.gone.send_replace(true);
         let _ = self.control.await;
-        closed.map_err(|panic| StorageError::Store(panic.to_string()))??;
+        closed.map_err(|panic| StorageError::Failed(panic.to_string()))??;
         Ok(())
     }
 }

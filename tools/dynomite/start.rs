@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use node::config::Config;
@@ -97,14 +98,14 @@ fn serve(arguments: &Start) -> Outcome {
         ));
         config.max_connections = fewer;
     }
-    let (storage, node) = node::storage::open(&config, arguments.accept_loss)
+    let storage = node::storage::open(&config, arguments.accept_loss)
         .map_err(|error| Code::Refused.failure(error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .naming(Code::Local, "the network's threads")?;
     let result = runtime.block_on(async {
-        let running = Running::start(&config, storage, node)
+        let running = Running::start(&config, Arc::new(storage))
             .await
             .map_err(|error| Code::Refused.failure(error))?;
         let _pidfile = Pidfile::write(arguments.pidfile.as_deref())?;

@@ -3,11 +3,13 @@
 //! Replies collect while the bytes at hand hold more commands, and leave in one write before the
 //! next read. A long value passes through in pieces, both ways.
 
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use engine::Reader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,7 +20,7 @@ use super::value::Incoming;
 use super::{Shared, linger};
 use crate::mediator::{COPIES, Found, Mediator, RequestError};
 use crate::statistics::Verb;
-use crate::storage::{StorageError, StoredPart};
+use crate::storage::StorageError;
 use crate::text::{Command, Event, ONE_WRITE_BYTES, Parser, reply};
 use crate::version::Context;
 
@@ -252,9 +254,9 @@ impl Connection<'_> {
             context,
             value,
         } = putting;
-        let (context, value) = (context?, value.end().await?);
         let mediator = Arc::clone(&self.shared.mediator);
-        blocking(move || mediator.put(&key, &context, value)).await
+        let (context, value) = (context?, value.end(&mediator).await?);
+        blocking(move || mediator.put(&key, &context, &value)).await
     }
 
     /// Answers a get: a short reply at once, a long one piece by piece.
@@ -289,26 +291,23 @@ impl Connection<'_> {
     /// Writes the values of a long reply. A fault in the middle ends the connection: the client
     /// must not take what follows for the rest of the value.
     async fn stream_out(&mut self, found: Found) -> Result<(), ()> {
-        reply::found(&mut self.out, found.parts.len(), &found.context);
-        for part in found.parts {
-            reply::value(&mut self.out, part.length());
-            let mut offset = 0;
-            while offset < part.length() {
+        reply::found(&mut self.out, found.values(), &found.context);
+        for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
+            let mut left = reader.length();
+            reply::value(&mut self.out, left);
+            while left > 0 {
                 if self.out.len() >= PIECE_BYTES {
                     self.flush().await?;
                 }
-                let left = part.length() - offset;
-                let piece = left
-                    .min((PIECE_BYTES - self.out.len().min(PIECE_BYTES)) as u64)
-                    .max(1);
+                let room = PIECE_BYTES - self.out.len().min(PIECE_BYTES);
+                let piece = left.min(room as u64).max(1);
                 let mut out = std::mem::take(&mut self.out);
-                let source = Arc::clone(&part);
                 let read = blocking(move || {
-                    append(&mut out, &*source, offset, piece)?;
-                    Ok::<_, StorageError>(out)
+                    append(&mut out, &mut reader, piece)?;
+                    Ok::<_, StorageError>((out, reader))
                 });
-                self.out = read.await.map_err(|_| ())?;
-                offset += piece;
+                (self.out, reader) = read.await.map_err(|_| ())?;
+                left -= piece;
             }
         }
         // The line feed leaves in the same write as the last bytes before it.
@@ -388,14 +387,14 @@ fn look_up(
             reply::not_found(&mut out);
             return Ok(None);
         };
-        let length: u64 = found.parts.iter().map(|part| part.length()).sum();
-        if length > ONE_WRITE_BYTES as u64 {
+        if found.lengths().sum::<u64>() > ONE_WRITE_BYTES as u64 {
             return Ok(Some(found));
         }
-        reply::found(&mut out, found.parts.len(), &found.context);
-        for part in &found.parts {
-            reply::value(&mut out, part.length());
-            append(&mut out, &**part, 0, part.length())?;
+        reply::found(&mut out, found.values(), &found.context);
+        for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
+            let length = reader.length();
+            reply::value(&mut out, length);
+            append(&mut out, &mut reader, length)?;
         }
         reply::end(&mut out);
         Ok(None)
@@ -407,16 +406,12 @@ fn look_up(
     (out, result)
 }
 
-fn append(
-    out: &mut Vec<u8>,
-    part: &dyn StoredPart,
-    offset: u64,
-    length: u64,
-) -> Result<(), StorageError> {
+fn append(out: &mut Vec<u8>, from: &mut Reader, length: u64) -> Result<(), StorageError> {
     let start = out.len();
     let length = usize::try_from(length).expect("a piece is short");
     out.resize(start + length, 0);
-    part.read_at(offset, &mut out[start..])
+    from.read_exact(&mut out[start..])
+        .map_err(|error| StorageError::Failed(error.to_string()))
 }
 
 /// Runs what may wait for the disk away from the network's threads.
@@ -432,7 +427,6 @@ where
 pub(super) async fn joined<T, E: From<StorageError>>(
     task: &mut JoinHandle<Result<T, E>>,
 ) -> Result<T, E> {
-    task.await.unwrap_or_else(|panic| {
-        Err(StorageError::Store(format!("the node failed at this request: {panic}")).into())
-    })
+    task.await
+        .unwrap_or_else(|panic| Err(StorageError::Failed(panic.to_string()).into()))
 }

@@ -3,18 +3,19 @@
 
 use std::sync::Arc;
 
+use engine::Writer;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::connection::joined;
 use crate::mediator::Mediator;
-use crate::storage::{NewPart, PartWriter, StorageError};
+use crate::storage::{INLINE_BYTES, StorageError, Value};
 
 /// A value no longer than this is collected in memory.
 const COLLECT_BYTES: u64 = 64 << 10;
 /// The piece in which a longer one is handed on.
 const PIECE_BYTES: usize = 256 << 10;
 
-type Written = Result<Box<dyn PartWriter>, StorageError>;
+type Written = Result<Writer, StorageError>;
 
 /// A value that is coming in.
 pub(super) enum Incoming {
@@ -69,15 +70,19 @@ impl Incoming {
     }
 
     /// The value has come whole.
-    pub(super) async fn end(self) -> Result<NewPart, StorageError> {
+    pub(super) async fn end(self, mediator: &Arc<Mediator>) -> Result<Value, StorageError> {
         match self {
-            Self::Short(bytes) => Ok(NewPart::Bytes(bytes)),
+            Self::Short(bytes) if bytes.len() <= INLINE_BYTES => Ok(Value::Short(bytes)),
+            Self::Short(bytes) => {
+                let mediator = Arc::clone(mediator);
+                joined(&mut spawn_blocking(move || mediator.storage().value(bytes))).await
+            }
             Self::Refused(error) => Err(error),
             Self::Long { piece, mut writer } => {
                 let ready = joined(&mut writer).await?;
                 let ready = joined(&mut hand_on(ready, piece)).await?;
                 joined(&mut spawn_blocking(move || {
-                    ready.finish().map(NewPart::Written)
+                    Ok(Value::Written(ready.finish()?))
                 }))
                 .await
             }
@@ -85,9 +90,9 @@ impl Incoming {
     }
 }
 
-fn hand_on(mut writer: Box<dyn PartWriter>, piece: Vec<u8>) -> JoinHandle<Written> {
+fn hand_on(mut writer: Writer, piece: Vec<u8>) -> JoinHandle<Written> {
     spawn_blocking(move || {
-        writer.write(&piece)?;
+        writer.push(&piece)?;
         Ok(writer)
     })
 }

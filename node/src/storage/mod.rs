@@ -1,81 +1,92 @@
-//! What the node asks of its store, and no more.
+//! The node's store: one tree per partition, in one file of the engine's.
 //!
 //! Calls block: the server makes them away from the network's threads. Keys are those of clients;
-//! in which tree and behind which token they lie is the store's side of this interface.
+//! here they get their token and their tree.
+//!
+//! Invariants:
+//! - A key lies in the tree of its partition, behind its token, and nowhere else.
+//! - The trees hold entries of clients and nothing more, so that two replicas of a partition are
+//!   equal when count and fingerprint are. What the node notes for itself is in a tree of its own.
+//! - Once [`Storage::update`] has returned, its change is as durable as the node was told to make
+//!   changes.
+
+mod opening;
+mod reports;
+mod upkeep;
 
 #[cfg(test)]
-pub mod memory;
+mod tests;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use engine::{Decision, Durability, Entry, NewPart, Store, Summary, Tree, Writer, Written};
 
-use crate::config::Config;
-use crate::error::Error;
+use crate::hash::{Partition, TOKEN_BYTES, key_hash, stored_key};
 use crate::version::NodeId;
 
+pub use opening::{STORE, open, restore};
+pub use reports::{BackupReport, CheckReport, StoreStatus};
+
+/// A value no longer than this stands in its entry; a longer one has a place of its own.
+pub const INLINE_BYTES: usize = 1024;
+
 /// Why the store did not do what was asked. Each is a sentence for the client or the operator.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum StorageError {
-    /// No space for this write; deletes still work.
-    #[error("the disk is full: {0}")]
-    Full(String),
-    /// Anything else that the engine says.
-    #[error("{0}")]
-    Store(String),
+    /// The engine says no.
+    Engine(engine::Error),
+    /// A bug of ours ended the request.
+    Failed(String),
 }
 
-/// One stored value.
-pub trait StoredPart: Send + Sync {
-    /// Bytes of the value.
-    fn length(&self) -> u64;
-    /// Its BLAKE3 hash.
-    fn hash(&self) -> Result<[u8; 32], StorageError>;
-    /// Fills `into` with the bytes from `offset`, verified.
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StorageError>;
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Engine(engine::Error::DiskFull) => f.write_str(
+                "the disk is full: the value was not stored; delete something, or give the disk \
+                 room",
+            ),
+            Self::Engine(engine::Error::Poisoned { cause, .. }) => write!(
+                f,
+                "the store takes no writes since {cause}; what was acknowledged is safe: mend the \
+                 disk and start the node again"
+            ),
+            Self::Engine(error) => error.fmt(f),
+            Self::Failed(how) => write!(f, "the node failed at this request: {how}"),
+        }
+    }
 }
 
-/// A stored entry. Its parts stay readable as long as it is held.
-#[derive(Clone)]
-pub struct Entry {
-    /// What the node keeps with the values: see [`crate::version::Versions`].
-    pub meta: Vec<u8>,
-    /// The values.
-    pub parts: Vec<Arc<dyn StoredPart>>,
+impl std::error::Error for StorageError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Engine(error) => std::error::Error::source(error),
+            Self::Failed(_) => None,
+        }
+    }
 }
 
-/// What an update makes of an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Nothing changes.
-    Leave,
-    /// The entry goes, without a trace.
-    Remove,
-    /// The entry becomes this.
-    Replace {
-        /// Its meta.
-        meta: Vec<u8>,
-        /// Which of the old parts stay, ascending. They stand first.
-        keep: Vec<usize>,
-        /// Whether the new value stands behind them.
-        add: bool,
-    },
+impl From<engine::Error> for StorageError {
+    fn from(error: engine::Error) -> Self {
+        Self::Engine(error)
+    }
 }
 
-/// A new value, on its way into an entry.
-pub enum NewPart {
-    /// A value short enough to be held in memory.
-    Bytes(Vec<u8>),
-    /// A long one that a [`PartWriter`] has put into its place.
-    Written(Box<dyn WrittenPart>),
+/// A new value, on its way into an entry. Cheap to clone where it is long: an update that has to
+/// try again does not write it again.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// One that stands in its entry.
+    Short(Vec<u8>),
+    /// One that has been written to its place. Dropped before an entry names it, it gives that back.
+    Written(Written),
 }
 
-impl NewPart {
+impl Value {
     /// Its BLAKE3 hash.
     pub fn hash(&self) -> [u8; 32] {
         match self {
-            Self::Bytes(bytes) => *blake3::hash(bytes).as_bytes(),
+            Self::Short(bytes) => *blake3::hash(bytes).as_bytes(),
             Self::Written(part) => part.hash(),
         }
     }
@@ -83,120 +94,121 @@ impl NewPart {
     /// Bytes of the value.
     pub fn length(&self) -> u64 {
         match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Short(bytes) => bytes.len() as u64,
             Self::Written(part) => part.length(),
+        }
+    }
+
+    /// As a part of an entry.
+    pub fn part(&self) -> NewPart {
+        match self {
+            Self::Short(bytes) => NewPart::Bytes(bytes.clone()),
+            Self::Written(part) => NewPart::Written(part.clone()),
         }
     }
 }
 
-/// A long value in its place that no entry names yet. Dropped, it gives its place back.
-pub trait WrittenPart: Send {
-    /// Bytes of the value.
-    fn length(&self) -> u64;
-    /// Its BLAKE3 hash.
-    fn hash(&self) -> [u8; 32];
-    /// For the store, to know its own again.
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any>;
+/// How far a walk over the tombstones has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// Which of the partitions.
+    partition: usize,
+    /// The least key that it has not seen, as stored.
+    low: Vec<u8>,
 }
 
-/// Takes a long value as it comes. Dropped before its end, it gives its place back.
-pub trait PartWriter: Send {
-    /// Takes the next bytes.
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError>;
-    /// Ends a value that has come whole.
-    fn finish(self: Box<Self>) -> Result<Box<dyn WrittenPart>, StorageError>;
-}
-
-/// What the store says of itself.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct StoreStatus {
-    /// Entries, tombstones among them.
-    pub entries: u64,
-    /// The fingerprint of all trees together, 32 hex digits.
-    pub fingerprint: String,
-    /// What else the engine tells, by name.
-    pub details: serde_json::Map<String, serde_json::Value>,
-}
-
-/// What a check found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckReport {
-    /// Entries that were read.
-    pub entries: u64,
-    /// Bytes that were read and verified.
-    pub bytes: u64,
-    /// Each broken invariant, a sentence. Empty: the store is whole.
-    pub violations: Vec<String>,
-}
-
-/// What a backup holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackupReport {
-    /// Entries in it.
-    pub entries: u64,
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// The fingerprint of what it holds, 32 hex digits.
-    pub fingerprint: String,
-}
+/// Keys and metas of tombstones, and where to go on; `None` at the end.
+pub type Tombstones = (Vec<(Vec<u8>, Vec<u8>)>, Option<Walk>);
 
 /// The store of a node.
-pub trait Storage: Send + Sync + 'static {
+pub struct Storage {
+    store: Store,
+    node: NodeId,
+    q: u32,
+    durability: Durability,
+    partitions: Vec<Tree>,
+}
+
+impl Storage {
+    /// The node's name in versions.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn tree(&self, key: &[u8]) -> &Tree {
+        &self.partitions[Partition::index(key_hash(key), self.q)]
+    }
+
     /// The entry of a key.
-    fn entry(&self, key: &[u8]) -> Result<Option<Entry>, StorageError>;
+    pub fn entry(&self, key: &[u8]) -> Result<Option<Entry>, StorageError> {
+        Ok(self.tree(key).entry(&stored_key(key))?)
+    }
 
-    /// A place for a value of `length` bytes.
-    fn writer(&self, length: u64) -> Result<Box<dyn PartWriter>, StorageError>;
+    /// A place for a value of `length` bytes, more than [`INLINE_BYTES`].
+    pub fn writer(&self, length: u64) -> Result<Writer, StorageError> {
+        // Its place is the store's; the tree is known once an entry names it.
+        Ok(self.partitions[0].writer(length)?)
+    }
 
-    /// Reads an entry, lets `decide` see it, and commits what it decided, durably, only if nobody
-    /// wrote the key in between. `decide` may run more than once.
-    fn update(
+    /// A value that has come whole.
+    pub fn value(&self, bytes: Vec<u8>) -> Result<Value, StorageError> {
+        if bytes.len() <= INLINE_BYTES {
+            return Ok(Value::Short(bytes));
+        }
+        let mut writer = self.writer(bytes.len() as u64)?;
+        writer.push(&bytes)?;
+        Ok(Value::Written(writer.finish()?))
+    }
+
+    /// Reads an entry, lets `decide` see it, and commits what it decided, only if nobody wrote the
+    /// key in between. `decide` may run more than once.
+    pub fn update(
         &self,
         key: &[u8],
-        new: Option<NewPart>,
-        decide: &mut dyn FnMut(Option<&Entry>) -> Decision,
-    ) -> Result<(), StorageError>;
+        mut decide: impl FnMut(Option<&Entry>) -> Decision,
+    ) -> Result<(), StorageError> {
+        self.tree(key)
+            .update(&stored_key(key), self.durability, |old| Ok(decide(old)))?;
+        Ok(())
+    }
 
-    /// The tombstones among the next `limit` entries behind the place of `after`.
-    fn tombstones(&self, after: Option<&[u8]>, limit: usize) -> Result<Tombstones, StorageError>;
+    /// The tombstones among the next `limit` entries of a walk.
+    pub fn tombstones(&self, mut walk: Walk, limit: usize) -> Result<Tombstones, StorageError> {
+        let snapshot = self.store.snapshot();
+        let (mut found, mut seen) = (Vec::new(), 0);
+        while let Some(tree) = self.partitions.get(walk.partition) {
+            for entry in snapshot.range(tree, &walk.low, None) {
+                let entry = entry?;
+                if seen == limit {
+                    walk.low = entry.key().to_vec();
+                    return Ok((found, Some(walk)));
+                }
+                seen += 1;
+                if entry.parts_len() == 0 {
+                    let key = entry.key().get(TOKEN_BYTES..).unwrap_or_default();
+                    found.push((key.to_vec(), entry.meta().to_vec()));
+                }
+            }
+            walk = Walk {
+                partition: walk.partition + 1,
+                low: Vec::new(),
+            };
+        }
+        Ok((found, None))
+    }
 
-    /// What the store says of itself.
-    fn status(&self) -> Result<StoreStatus, StorageError>;
+    /// Count and fingerprint of all partitions together, as of one moment.
+    pub fn summary(&self) -> Result<Summary, StorageError> {
+        let snapshot = self.store.snapshot();
+        let mut sum = Summary::EMPTY;
+        for tree in &self.partitions {
+            sum = sum.plus(snapshot.fingerprint(tree, &[], None)?);
+        }
+        Ok(sum)
+    }
 
-    /// Reads and verifies everything.
-    fn check(&self) -> Result<CheckReport, StorageError>;
-
-    /// Writes a consistent copy to a new file, while the store is in use.
-    fn backup(&self, to: &Path) -> Result<BackupReport, StorageError>;
-
-    /// Writes what is in memory and lets go of the file.
-    fn close(&self) -> Result<(), StorageError>;
-}
-
-/// A stretch of a walk over the tombstones.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tombstones {
-    /// Keys and metas.
-    pub found: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<Vec<u8>>,
-}
-
-/// Opens the store of a node, creating it in an empty folder, and gives the node's name in it.
-pub fn open(
-    config: &Config,
-    accept_loss: Option<u64>,
-) -> Result<(Arc<dyn Storage>, NodeId), Error> {
-    let _ = (config, accept_loss);
-    Err(Error::Setting(
-        "this build has no engine that could keep a store".to_owned(),
-    ))
-}
-
-/// Makes a backup the store of a folder that has none. Gives what it holds.
-pub fn restore(backup: &Path, folder: &Path) -> Result<BackupReport, Error> {
-    let _ = (backup, folder);
-    Err(Error::Setting(
-        "this build has no engine that could keep a store".to_owned(),
-    ))
+    /// Writes what is in memory and lets go of the file. Later writes are refused.
+    pub fn close(&self) -> Result<(), StorageError> {
+        Ok(self.store.clone().close()?)
+    }
 }

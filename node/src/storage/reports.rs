@@ -1,0 +1,96 @@
+//! What the store says of itself, and what a check and a backup found.
+
+use engine::Summary;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Storage, StorageError};
+
+/// What the store says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Entries, tombstones among them.
+    pub entries: u64,
+    /// The fingerprint of all partitions together, 32 hex digits.
+    pub fingerprint: String,
+    /// What else the engine tells, by name.
+    pub details: Map<String, Value>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReport {
+    /// Entries that were read.
+    pub entries: u64,
+    /// Bytes that were read and verified.
+    pub bytes: u64,
+    /// Each broken invariant, a sentence. Empty: the store is whole.
+    pub violations: Vec<String>,
+}
+
+/// What a backup holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupReport {
+    /// Entries in it, tombstones among them.
+    pub entries: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// The fingerprint of what it holds, 32 hex digits.
+    pub fingerprint: String,
+}
+
+/// A fingerprint as people see it.
+pub(super) fn digits(summary: Summary) -> String {
+    format!("{:032x}", summary.sum.0)
+}
+
+impl Storage {
+    /// What the store says of itself.
+    pub fn status(&self) -> Result<StoreStatus, StorageError> {
+        let summary = self.summary()?;
+        Ok(StoreStatus {
+            entries: summary.count,
+            fingerprint: digits(summary),
+            details: self.details(),
+        })
+    }
+
+    fn details(&self) -> Map<String, Value> {
+        let stats = self.store.stats();
+        let mut details = Map::new();
+        for (name, value) in [
+            ("generation", stats.generation),
+            ("incarnation", stats.incarnation),
+            ("durable_lsn", stats.durable_lsn),
+            ("visible_lsn", stats.visible_lsn),
+            ("log_bytes", stats.log_bytes),
+            ("log_used_bytes", stats.log_used_bytes),
+            ("log_written_bytes", stats.log_written_bytes),
+            ("file_bytes", stats.file_bytes),
+            ("allocated_bytes", stats.allocated_bytes),
+            ("retired_bytes", stats.retired_bytes),
+            ("free_bytes", stats.free_bytes),
+            ("memtable_bytes", stats.memtable_bytes),
+            ("memtable_ops", stats.memtable_ops),
+            ("cache_bytes", stats.cache_bytes),
+            ("cache_hits", stats.cache_hits),
+            ("cache_misses", stats.cache_misses),
+            ("flushes", stats.flushes),
+            ("stalls", stats.stalls),
+            ("checkpoints", stats.checkpoints),
+            ("node_written_bytes", stats.node_written_bytes),
+            ("extent_written_bytes", stats.extent_written_bytes),
+            ("punched_bytes", stats.punched_bytes),
+            ("snapshots", stats.snapshots),
+            ("trees", stats.trees),
+        ] {
+            details.insert(name.to_owned(), value.into());
+        }
+        details.insert("direct_io".to_owned(), stats.direct_io.into());
+        details.insert("backend".to_owned(), stats.backend.into());
+        if let Some(cause) = stats.poisoned {
+            details.insert("takes_no_writes_since".to_owned(), json!(cause));
+        }
+        details
+    }
+}

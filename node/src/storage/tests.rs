@@ -1,0 +1,116 @@
+//! Goal: a key lies where the original would have put it, and a store is opened by its own node
+//! alone. Method: small stores in folders of their own.
+
+use super::*;
+use crate::config::Config;
+
+fn put(storage: &Storage, key: &[u8], value: &[u8]) {
+    let value = storage.value(value.to_vec()).unwrap();
+    storage
+        .update(key, |_| {
+            Decision::Put(engine::NewEntry {
+                meta: b"meta".to_vec(),
+                parts: vec![value.part()],
+            })
+        })
+        .unwrap();
+}
+
+#[test]
+fn keys_come_back_after_reopening_and_lie_in_their_partitions() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::tiny(folder.path());
+    let storage = open(&config, None).unwrap();
+    for number in 0..500u32 {
+        let bytes = vec![7; if number % 10 == 0 { 3000 } else { 30 }];
+        put(&storage, format!("key {number}").as_bytes(), &bytes);
+    }
+    let (node, summary) = (storage.node(), storage.summary().unwrap());
+    assert_eq!(summary.count, 500);
+    storage.close().unwrap();
+    drop(storage);
+
+    let storage = open(&config, None).unwrap();
+    assert_eq!(storage.node(), node);
+    assert_eq!(storage.summary().unwrap(), summary);
+    for number in 0..500u32 {
+        let key = format!("key {number}");
+        let entry = storage.entry(key.as_bytes()).unwrap().unwrap();
+        assert_eq!(entry.part(0).unwrap().unwrap()[0], 7);
+        let partition = Partition::of_hash(key_hash(key.as_bytes()), 6);
+        let tree = storage.store.tree(&partition.tree_name()).unwrap();
+        assert!(tree.has(&stored_key(key.as_bytes())).unwrap());
+    }
+}
+
+#[test]
+fn another_number_of_partitions_is_refused_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::tiny(folder.path());
+    drop(open(&config, None).unwrap());
+    let other = Config { q: 4, ..config };
+    let refused = open(&other, None).err().unwrap().to_string();
+    assert!(refused.contains("was made with q = 6"), "{refused}");
+    assert!(!refused.contains('\n'));
+}
+
+#[test]
+fn every_store_has_a_secret_of_its_own() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, two] = folders
+        .each_ref()
+        .map(|folder| open(&Config::tiny(folder.path()), None).unwrap());
+    assert_ne!(
+        one.store.fingerprint_key_id(),
+        two.store.fingerprint_key_id()
+    );
+    assert_ne!(one.node(), two.node());
+}
+
+#[test]
+fn a_first_start_that_was_cut_off_goes_on_and_a_foreign_store_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::tiny(folder.path());
+    let options = engine::Options {
+        log_bytes: 4 << 20,
+        ..engine::Options::default()
+    };
+    let store = Store::create(folder.path().join(STORE), &options).unwrap();
+    store.create_tree(b"node").unwrap();
+    drop(store);
+    drop(open(&config, None).unwrap());
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::tiny(folder.path());
+    let store = Store::create(folder.path().join(STORE), &options).unwrap();
+    store.create_tree(b"pictures").unwrap();
+    drop(store);
+    let refused = open(&config, None).err().unwrap().to_string();
+    assert!(refused.contains("but no node's"), "{refused}");
+}
+
+#[test]
+fn a_walk_over_the_tombstones_meets_each_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = open(&Config::tiny(folder.path()), None).unwrap();
+    let mut laid = Vec::new();
+    for number in 0..300u32 {
+        let key = number.to_le_bytes().to_vec();
+        if number % 3 == 0 {
+            put(&storage, &key, b"value");
+            continue;
+        }
+        let tombstone = || Decision::Put(engine::NewEntry::with_meta(b"gone"));
+        storage.update(&key, |_| tombstone()).unwrap();
+        laid.push((key, b"gone".to_vec()));
+    }
+    let (mut met, mut walk) = (Vec::new(), Some(Walk::default()));
+    while let Some(from) = walk {
+        let (found, next) = storage.tombstones(from, 7).unwrap();
+        met.extend(found);
+        walk = next;
+    }
+    met.sort();
+    laid.sort();
+    assert_eq!(met, laid);
+}
