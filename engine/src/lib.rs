@@ -23,6 +23,7 @@ compile_error!(
 );
 
 pub mod alloc;
+mod audit;
 mod backup;
 mod batch;
 mod cache;
@@ -36,6 +37,7 @@ mod extents;
 pub mod io;
 mod memtable;
 mod options;
+mod pins;
 #[doc(hidden)]
 pub mod planted;
 mod queue;
@@ -50,7 +52,9 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod unfinished;
 mod units;
+mod value;
 mod verify;
 mod view;
 pub mod world;
@@ -67,6 +71,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use value::ValueRef;
 pub use verify::{Report, Violation};
 pub use write::Decision;
 

@@ -107,9 +107,12 @@ pub(crate) fn open(
     } else {
         choice.write_next
     };
-    if !read_only {
+    let checkpointer = if read_only {
+        Checkpointer::new(choice.superblock.clone(), choice.slot, catalog.clone())
+    } else {
         write_superblock(disk.as_ref(), &geometry, &next, slot)?;
-    }
+        Checkpointer::new(next.clone(), slot, catalog.clone())
+    };
     let crowded = next.earlier.len() + 2 > EARLIER_MAX;
     let core = Core::new(Parts {
         disk,
@@ -125,12 +128,16 @@ pub(crate) fn open(
         queue: Queue::new(geometry, next.cut, next.log_start, next.generation),
         space,
         directory,
-        checkpointer: Checkpointer::new(next, slot, catalog),
+        checkpointer,
         read_only,
     });
     if crowded && !read_only {
         // Each opening since the last checkpoint is named in the superblock: make room for more.
-        core.checkpoint_now()?;
+        match core.checkpoint_now() {
+            // On a full disk it waits for space, like any other.
+            Ok(_) | Err(Error::DiskFull | Error::StoreFull) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(core)
 }

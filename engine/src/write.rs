@@ -119,7 +119,7 @@ impl Core {
                     self.settle(&joined, durability)?;
                     return Ok(joined.end);
                 }
-                Err(Refused::Changed) => {}
+                Err(Refused::Changed) => self.wait_past(view.at)?,
                 Err(Refused::Error(error)) => return Err(error),
             }
         }
@@ -202,12 +202,14 @@ impl Core {
             };
             ops.push((full_key(tree, &key).into(), op));
         }
+        let extent_bytes = extents.iter().map(Written::length).sum();
         Ok(Ready {
             prepared: Prepared {
                 record: record.finish().to_vec(),
                 ops,
                 trees: None,
                 condition,
+                extent_bytes,
             },
             extents,
         })
@@ -223,6 +225,7 @@ impl Core {
         limit("the meta", entry.meta.len(), META_BYTES_MAX)?;
         limit("the number of parts", entry.parts.len(), PARTS_MAX)?;
         let mut body = BodyBuilder::new(&entry.meta);
+        let mut kept = [false; PARTS_MAX];
         for part in entry.parts {
             match part {
                 NewPart::Bytes(bytes) if bytes.len() <= INLINE_ALWAYS_BYTES => {
@@ -241,11 +244,14 @@ impl Core {
                     extents.push(written);
                 }
                 NewPart::Keep(index) => {
-                    let kept = old.and_then(|old| old.body().parts().nth(index));
-                    let kept = kept.ok_or(Error::BadOption(
+                    let part = old.and_then(|old| old.body().parts().nth(index));
+                    let part = part.ok_or(Error::BadOption(
                         "a part can be kept only of the entry that an update was shown",
                     ))?;
-                    body.part(kept);
+                    if std::mem::replace(&mut kept[index], true) {
+                        return Err(Error::BadOption("a part can be kept only once"));
+                    }
+                    body.part(part);
                 }
             }
         }
