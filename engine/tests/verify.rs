@@ -284,7 +284,7 @@ fn no_unit_is_lost_and_none_has_two_owners() {
                 7 => drop(store.step().unwrap()),
                 8 => drop(store.checkpoint().unwrap()),
                 9 if chance.below(6) == 0 => store.drop_tree(b"t").unwrap(),
-                10 => drop(store.punch_some().unwrap()),
+                10 => drop(store.punch_some(4096).unwrap()),
                 11 if chance.below(4) == 0 => {
                     disk = disk.copy();
                     let killed = Store::open_on(disk.clone(), World::real(), &options).unwrap();
