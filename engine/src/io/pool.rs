@@ -14,6 +14,7 @@
 
 use super::aligned::AlignedBuf;
 use super::disk::Disk;
+use super::lane::{Lanes, Writes};
 use super::ring::{self, OpenRing, Sleeper};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
@@ -29,6 +30,9 @@ use std::thread::{self, JoinHandle};
 
 /// The most threads that plain calls are spread over, however deep the queue may be.
 const PLAIN_THREADS_MAX: usize = 16;
+
+/// What the backend of rings is called.
+const URING: &str = "io_uring";
 
 /// What is to be done to the disk.
 #[derive(Debug)]
@@ -104,6 +108,8 @@ pub struct IoPool {
     way: Way,
     /// Why rings were not taken although they were wanted.
     refusal: Option<io::Error>,
+    /// Rings for writers that drive them themselves, if there are rings.
+    lanes: Option<Arc<Lanes>>,
 }
 
 enum Way {
@@ -166,10 +172,13 @@ impl IoPool {
                 Err(refusal) => (start_threads(&shared, options)?, Some(refusal)),
             },
         };
+        let rings = matches!(&way, Way::Queue { name, .. } if *name == URING);
+        let lanes = shared.disk.direct_fd().filter(|_| rings).map(Lanes::new);
         Ok(Self {
             shared,
             way,
             refusal,
+            lanes,
         })
     }
 
@@ -179,6 +188,12 @@ impl IoPool {
             Way::Inline(_) => "inline",
             Way::Queue { name, .. } => name,
         }
+    }
+
+    /// Writes that the caller starts, and waits for when it has done something else. Without rings
+    /// a write is done when it was started.
+    pub fn writes(&self) -> Writes {
+        Writes::new(&self.shared.disk, self.lanes.as_ref())
     }
 
     /// Why `Backend::Auto` did without rings.
@@ -522,7 +537,7 @@ fn start_rings(shared: &Arc<Shared>, options: PoolOptions, open: OpenRing) -> io
         return Err(refusal);
     }
     Ok(Way::Queue {
-        name: "io_uring",
+        name: URING,
         requests,
         workers,
         sleepers,
