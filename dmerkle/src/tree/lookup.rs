@@ -35,7 +35,9 @@ impl<K: AsRef<[u8]>> Lookup<K> {
     pub fn step<'n, B: AsRef<[u8]>>(&mut self, node: &'n Node<B>) -> Result<Step<'n>, Corrupt> {
         expect_level(self.level, node)?;
         if node.is_leaf() {
-            return Ok(node.find(self.key.as_ref()).map_or(Step::Absent, Step::Found));
+            return Ok(node
+                .find(self.key.as_ref())
+                .map_or(Step::Absent, Step::Found));
         }
         self.level = Some(node.level() - 1);
         Ok(Step::Need(node.child_for(self.key.as_ref()).1))

@@ -14,6 +14,7 @@
 
 use super::aligned::AlignedBuf;
 use super::disk::Disk;
+use super::lane::{Lanes, Writes};
 use super::ring::{self, OpenRing, Sleeper};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
@@ -32,6 +33,9 @@ const PLAIN_THREADS_MAX: usize = 16;
 
 /// Threads beside rings, for what rings do badly.
 const THREADS_BESIDE_RINGS: usize = 4;
+
+/// What the backend of rings is called.
+const URING: &str = "io_uring";
 
 /// What is to be done to the disk.
 #[derive(Debug)]
@@ -115,6 +119,8 @@ pub struct IoPool {
     way: Way,
     /// Why rings were not taken although they were wanted.
     refusal: Option<io::Error>,
+    /// Rings for writers that drive them themselves, if there are rings.
+    lanes: Option<Arc<Lanes>>,
 }
 
 enum Way {
@@ -179,10 +185,13 @@ impl IoPool {
                 Err(refusal) => (start_threads(&shared, options)?, Some(refusal)),
             },
         };
+        let rings = matches!(&way, Way::Queue { name, .. } if *name == URING);
+        let lanes = shared.disk.direct_fd().filter(|_| rings).map(Lanes::new);
         Ok(Self {
             shared,
             way,
             refusal,
+            lanes,
         })
     }
 
@@ -192,6 +201,12 @@ impl IoPool {
             Way::Inline(_) => "inline",
             Way::Queue { name, .. } => name,
         }
+    }
+
+    /// Writes that the caller starts, and waits for when it has done something else. Without rings
+    /// a write is done when it was started.
+    pub fn writes(&self) -> Writes {
+        Writes::new(&self.shared.disk, self.lanes.as_ref())
     }
 
     /// Why `Backend::Auto` did without rings.
@@ -567,7 +582,7 @@ fn start_rings(shared: &Arc<Shared>, options: PoolOptions, open: OpenRing) -> io
         }
     };
     Ok(Way::Queue {
-        name: "io_uring",
+        name: URING,
         requests,
         cached: Some(cached),
         workers,
