@@ -54,7 +54,7 @@ fn write(address: &str, writer: u64, known: &mut Known, acknowledged: &AtomicU64
     loop {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let index = usize::try_from((*seed >> 33) % KEYS).unwrap();
-        let version = ((*seed >> 40) % 10 != 0).then_some(*seed);
+        let version = (!(*seed >> 40).is_multiple_of(10)).then_some(*seed);
         known.open = Some((index, version));
         let key = key(writer, index);
         let answered = match version {
@@ -103,11 +103,11 @@ fn compare(client: &mut TextClient, writer: u64, known: &mut Known) {
 fn a_busy_node_that_is_killed_loses_nothing_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
     let acknowledged = AtomicU64::new(0);
-    let none = Known {
+    let nothing = Known {
         acknowledged: vec![None; usize::try_from(KEYS).unwrap()],
         open: None,
     };
-    let mut writers: Vec<(Known, u64)> = (0..WRITERS).map(|seed| (none.clone(), seed)).collect();
+    let mut writers: Vec<(Known, u64)> = (0..WRITERS).map(|seed| (nothing.clone(), seed)).collect();
     for round in 0..ROUNDS {
         let node = Node::start(folder.path(), "data");
         let client = &mut node.connect();
