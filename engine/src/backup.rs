@@ -10,17 +10,17 @@ use crate::batch::{Batch, NewEntry, NewPart};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::Written;
-use crate::io::FileDisk;
 use crate::options::{Durability, Options};
 use crate::scrub::Pace;
 use crate::snapshot::Snapshot;
-use crate::store::{Store, open_error, unfinished_name};
+use crate::store::Store;
 use crate::tree::Tree;
+use crate::unfinished::Unfinished;
 use dmerkle::Lsn;
 use dmerkle::format::body::INLINE_ALWAYS_BYTES;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What the copy's memtables may hold: a checkpoint every so many bytes.
 const MEMTABLE_BYTES: u64 = 16 << 20;
@@ -59,17 +59,9 @@ impl Store {
     /// The space of what the snapshot shows is not reused before this returns.
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupReport, Error> {
         let path = path.as_ref();
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(Error::Exists);
-        }
-        let unfinished = Unfinished::claim(path)?;
-        let report = self.copy_to(&unfinished.0)?;
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(Error::Exists);
-        }
-        let naming = "naming the copy";
-        fs::rename(&unfinished.0, path).map_err(Error::io(naming))?;
-        sync_folder(path).map_err(Error::io(naming))?;
+        let unfinished = Unfinished::claim(path, "making the copy's file")?;
+        let report = self.copy_to(unfinished.path())?;
+        unfinished.name(path, "naming the copy")?;
         Ok(report)
     }
 
@@ -80,6 +72,7 @@ impl Store {
             let _queue = core.queue.lock();
             (Snapshot::take(core), core.directory.list())
         };
+        let _exempt = snapshot.exempt();
         let options = Options {
             cache_bytes: CACHE_BYTES,
             memtable_bytes: MEMTABLE_BYTES,
@@ -128,31 +121,6 @@ impl Store {
             .and_then(|file| file.sync_all())
             .map_err(Error::io("flushing the copy"))?;
         Ok(report)
-    }
-}
-
-/// The file that a copy grows in; removed when dropped, unless it has got its name.
-struct Unfinished(PathBuf);
-
-impl Unfinished {
-    /// Takes the place of what an earlier backup left, unless that one is still at work.
-    fn claim(path: &Path) -> Result<Self, Error> {
-        let unfinished = unfinished_name(path);
-        let doing = "making the copy's file";
-        match FileDisk::open(&unfinished) {
-            Ok(_) => fs::remove_file(&unfinished).map_err(Error::io(doing))?,
-            Err(crate::io::OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(open_error(error, doing)),
-        }
-        Ok(Self(unfinished))
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // Nothing to be done about an error here, and after success there is no such file.
-        let _ = fs::remove_file(&self.0);
-        let _ = fs::remove_file(unfinished_name(&self.0));
     }
 }
 
@@ -243,13 +211,4 @@ fn engine_error(error: io::Error) -> Error {
         Some(inner) => Error::clone(inner),
         None => Error::io("reading a part")(error),
     }
-}
-
-/// Brings a file's name down to the medium.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    File::open(folder)?.sync_all()
 }

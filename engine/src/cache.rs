@@ -1,7 +1,8 @@
 //! Verified nodes, bounded by bytes.
 //!
 //! Invariants: a node enters verified against the pointer that named it, and its key holds that
-//! pointer's generation, so that a reused block is another key and nothing is ever invalidated.
+//! pointer's generation and checksum, so that a reused block is another key and nothing is ever
+//! invalidated (a checkpoint that failed is tried again under the same generation).
 
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// A node in memory, verified.
 pub(crate) type CachedNode = Node<AlignedBuf>;
 
-type Key = (BlockId, Generation);
+type Key = (BlockId, Generation, u32);
 
 #[derive(Clone)]
 struct ByBytes;
@@ -41,12 +42,11 @@ impl NodeCache {
     }
 
     pub(crate) fn get(&self, pointer: &Pointer) -> Option<Arc<CachedNode>> {
-        self.nodes.get(&(pointer.block, pointer.generation))
+        self.nodes.get(&key_of(pointer))
     }
 
     pub(crate) fn insert(&self, pointer: &Pointer, node: &Arc<CachedNode>) {
-        self.nodes
-            .insert((pointer.block, pointer.generation), Arc::clone(node));
+        self.nodes.insert(key_of(pointer), Arc::clone(node));
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -60,6 +60,10 @@ impl NodeCache {
     pub(crate) fn misses(&self) -> u64 {
         self.nodes.misses()
     }
+}
+
+fn key_of(pointer: &Pointer) -> Key {
+    (pointer.block, pointer.generation, pointer.checksum)
 }
 
 /// Where a node stands in the file, and how many bytes.

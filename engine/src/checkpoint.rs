@@ -11,8 +11,8 @@
 //! 6. release what was retired, less what a reader may still see.
 //!
 //! Invariants:
-//! - Until step 3 nothing has changed but free blocks: a failure there gives them back, keeps the
-//!   frozen memtable, and the next checkpoint tries again. From step 3 on a failure poisons.
+//! - Until step 3 nothing has changed but free blocks: where space is lacking, they go back, the
+//!   frozen memtable stays, and the next checkpoint tries again. Any other failure poisons.
 //! - An extent that a superseded operation names and the result does not is retired with it.
 
 use crate::cache::CachedNode;
@@ -204,19 +204,42 @@ impl Checkpointer {
         }
     }
 
-    /// The superblock that a crash would find now, and its slot.
-    pub(crate) fn durable(&self) -> (&Superblock, Slot) {
-        (&self.superblock, self.slot)
-    }
-
     /// Units of all trees' nodes.
     pub(crate) fn node_units(&self) -> u64 {
         self.superblock.node_units
     }
 
+    /// The superblock that a crash would find now, and its slot.
+    pub(crate) fn durable(&self) -> (&Superblock, Slot) {
+        (&self.superblock, self.slot)
+    }
+
+    /// Whether dropped trees still have entries to be removed.
+    pub(crate) fn has_hidden(&self) -> bool {
+        self.catalog.values().any(|entry| entry.dropped)
+    }
+
     /// Whether a checkpoint is under way.
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// Whether the checkpoint under way has said what its roots reach, and has not ended.
+    pub(crate) fn has_maps(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            matches!(
+                running.phase,
+                Phase::Superblock | Phase::Publish | Phase::Stamp
+            )
+        })
+    }
+
+    /// What the checkpoint under way has placed and not published.
+    pub(crate) fn placed(&self) -> &[Run] {
+        match &self.running {
+            Some(running) if !matches!(running.phase, Phase::Stamp) => &running.ground.placed,
+            _ => &[],
+        }
     }
 
     /// Does one step of the checkpoint, beginning one if none is under way.
@@ -232,7 +255,7 @@ impl Checkpointer {
         );
         match self.advance(core) {
             Ok(stepped) => Ok(stepped),
-            Err(error) if past_return || matches!(error, Error::Corrupt(_)) => {
+            Err(error) if past_return || !is_shortage(&error) => {
                 let durable = core.queue.lock().durable;
                 Err(core.poison(&error, durable))
             }
@@ -248,7 +271,7 @@ impl Checkpointer {
             Some(frozen) => frozen,
             None => core.freeze(),
         };
-        if let Err(error) = core.flush_log() {
+        if let Err(error) = core.flush_log_to(frozen.newest) {
             self.frozen = Some(frozen);
             return Err(error);
         }
@@ -310,13 +333,12 @@ impl Checkpointer {
             Phase::Trees => {
                 if running.apply_some(core)? {
                     running.note_changes();
+                    // Once: what this checkpoint writes is not there to be read yet.
+                    running.choose_truncations(core)?;
                     running.phase = Phase::Truncate;
                 }
             }
             Phase::Truncate => {
-                if running.applying.is_none() && running.todo.is_empty() {
-                    running.choose_truncations(core)?;
-                }
                 if running.apply_some(core)? {
                     running.begin_catalog(&self.catalog);
                     running.phase = Phase::Catalog;
@@ -382,6 +404,7 @@ impl Checkpointer {
                 let generation = running.generation;
                 self.running = None;
                 core.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+                core.expire_snapshots();
                 core.release_retired();
                 return Ok(Stepped::Done(generation));
             }
@@ -615,6 +638,11 @@ fn delete_op(tree: TreeId, key: &[u8]) -> TreeOp<KeyOf, Arc<[u8]>> {
     }
 }
 
+/// Whether a checkpoint that failed so may be tried again: it lacked space, and nothing else.
+fn is_shortage(error: &Error) -> bool {
+    matches!(error, Error::DiskFull | Error::StoreFull)
+}
+
 /// The slot that the next superblock goes to: never the one that holds the newest.
 fn next_slot(newest: Slot, generation: Generation) -> Slot {
     if planted::has(Bug::SlotByParity) {
@@ -648,11 +676,15 @@ pub(crate) fn write_superblock(
 }
 
 impl Core {
-    /// Runs a whole checkpoint in the caller's thread: the one under way, or a new one.
+    /// Checkpoints in the caller's thread until everything that has joined before is in the base.
+    /// One that is under way already may have begun too early, and then another follows.
     pub(crate) fn checkpoint_now(self: &Arc<Self>) -> Result<Generation, Error> {
+        let wanted = self.queue.lock().issued;
         let mut checkpointer = self.checkpointer.lock();
         loop {
-            if let Stepped::Done(generation) = checkpointer.step(self)? {
+            if let Stepped::Done(generation) = checkpointer.step(self)?
+                && self.state.load().base.newest >= wanted
+            {
                 return Ok(generation);
             }
         }

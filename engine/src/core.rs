@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
+use crate::pins::Pins;
 use crate::planted::{self, Bug};
 use crate::queue::{Completion, Full, Group, Queue, Ticket};
 use crate::space::Space;
@@ -23,6 +24,7 @@ use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Geometry, Incarnation, Lsn, OpeningId, TreeId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,6 +78,8 @@ pub(crate) struct Prepared {
     pub(crate) ops: Vec<(Box<[u8]>, Op)>,
     pub(crate) trees: Option<TreeChange>,
     pub(crate) condition: Option<Condition>,
+    /// Bytes of the extents that were written for it.
+    pub(crate) extent_bytes: u64,
 }
 
 impl Prepared {
@@ -131,6 +135,7 @@ pub(crate) struct Core {
     pub(crate) maintenance_work: Condvar,
     pub(crate) space: Space,
     pub(crate) registry: Registry,
+    pub(crate) pins: Pins,
     pub(crate) directory: Directory,
     pub(crate) cache: NodeCache,
     pub(crate) checkpointer: Mutex<Checkpointer>,
@@ -182,6 +187,7 @@ impl Core {
             maintenance_work: Condvar::new(),
             space: parts.space,
             registry,
+            pins: Pins::default(),
             directory: parts.directory,
             node_units: AtomicU64::new(parts.checkpointer.node_units()),
             checkpointer: Mutex::new(parts.checkpointer),
@@ -257,6 +263,7 @@ impl Core {
         durability: Durability,
         completion: Option<Completion>,
     ) -> Result<Joined, Refused> {
+        self.refuse_writes()?;
         self.reserve(&prepared)?;
         let mut queue = self.queue.lock();
         let limit = queue.batch_bytes_max();
@@ -269,7 +276,7 @@ impl Core {
             if queue.is_closed() {
                 return Err(Error::Closed.into());
             }
-            match queue.room(prepared.record.len()) {
+            match queue.room(prepared.record.len(), prepared.extent_bytes) {
                 Ok(()) if !self.memtable_is_full() => break,
                 Err(Full::Unflushed) => self.flush_some(&mut queue)?,
                 Ok(()) | Err(Full::Ring) => self.make_room(&mut queue)?,
@@ -281,6 +288,7 @@ impl Core {
 
         let durable = durability == Durability::Durable;
         let (end, ticket) = queue.append(&prepared.record, durable, completion);
+        queue.extent_bytes += prepared.extent_bytes;
         let state = self.state.load();
         let visible = self.visible();
         for (full, op) in prepared.ops {
@@ -313,20 +321,24 @@ impl Core {
     /// rewrite a leaf for each operation, but never more than all nodes and the new bytes. On a
     /// full disk deletes still pass.
     fn reserve(&self, prepared: &Prepared) -> Result<(), Error> {
+        let units = self.reserve_units(prepared.ops.len() as u64, prepared.record.len() as u64);
+        match self.space.reserve(self.disk.as_ref(), units) {
+            Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
+            reserved => reserved,
+        }
+    }
+
+    /// Units that a checkpoint of everything pending, and of so much more, may need.
+    pub(crate) fn reserve_units(&self, mut ops: u64, mut bytes: u64) -> u64 {
         let geometry = &self.identity.geometry;
         let state = self.state.load();
-        let (mut ops, mut bytes) = (prepared.ops.len() as u64, prepared.record.len() as u64);
         for table in state.memtables() {
             ops += table.ops();
             bytes += table.bytes();
         }
         let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
         let added = 2 * geometry.units_for(bytes);
-        let units = rewritten + added + (rewritten + added) / 16 + RESERVE_UNITS_MIN;
-        match self.space.reserve(self.disk.as_ref(), units) {
-            Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
-            reserved => reserved,
-        }
+        rewritten + added + (rewritten + added) / 16 + RESERVE_UNITS_MIN
     }
 
     fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {
@@ -405,27 +417,31 @@ impl Core {
             queue.has_stamped(stamp);
             self.show(queue.visible());
         }
-        // Whoever joined in the meantime needs a next leader.
+        // Whoever joined in the meantime needs a next leader, or a timer.
         let orphans = if fate.is_err() {
             queue.take()
         } else {
             Vec::new()
         };
-        if queue.has_waiting() {
+        if !queue.is_empty() {
             self.log_work.notify_one();
         }
         self.moved.notify_all();
         drop(queue);
 
+        let mut completions = Vec::new();
+        for group in groups.into_iter().chain(orphans) {
+            group.ticket.resolve(fate.clone());
+            completions.extend(group.completions);
+        }
         if fate.is_ok() {
             self.counters.flushes.fetch_add(1, Ordering::Relaxed);
             self.release_retired();
         }
-        for group in groups.into_iter().chain(orphans) {
-            group.ticket.resolve(fate.clone());
-            for (end, completion) in group.completions {
-                completion(fate.clone().map(|()| end));
-            }
+        for (end, completion) in completions {
+            let fate = fate.clone().map(|()| end);
+            // A caller's panic is the caller's: the others must learn their fate all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
         }
         fate
     }
@@ -478,30 +494,58 @@ impl Core {
 
     /// Makes everything that has joined durable.
     pub(crate) fn flush_log(self: &Arc<Self>) -> Result<(), Error> {
-        loop {
-            let mut queue = self.queue.lock();
-            self.refuse_writes()?;
-            if queue.writing {
-                self.moved.wait(&mut queue);
-            } else if queue.is_empty() {
-                return Ok(());
-            } else {
-                self.lead(queue)?;
-            }
-        }
+        let wanted = self.queue.lock().issued;
+        self.flush_log_to(wanted)
+    }
+
+    /// Makes everything up to an LSN durable. What joins meanwhile is not waited for.
+    pub(crate) fn flush_log_to(self: &Arc<Self>, wanted: Lsn) -> Result<(), Error> {
+        self.lead_until(|queue| queue.durable >= wanted)
     }
 
     /// Makes a log block durable that carries the newest generation.
     pub(crate) fn stamp(self: &Arc<Self>) -> Result<(), Error> {
-        {
+        let wanted = {
             let mut queue = self.queue.lock();
             if queue.stamped >= queue.stamp {
                 return Ok(());
             }
             queue.push_stamp();
+            queue.stamp
+        };
+        self.lead_until(|queue| queue.stamped >= wanted)
+    }
+
+    /// Leads, or waits for who does, until something holds.
+    fn lead_until(self: &Arc<Self>, holds: impl Fn(&Queue) -> bool) -> Result<(), Error> {
+        loop {
+            let mut queue = self.queue.lock();
+            self.refuse_writes()?;
+            if holds(&queue) {
+                return Ok(());
+            }
+            if queue.writing {
+                self.moved.wait(&mut queue);
+            } else {
+                assert!(!queue.is_empty(), "what is waited for has joined");
+                self.lead(queue)?;
+            }
         }
-        self.flush_log()?;
-        Ok(())
+    }
+
+    /// Waits until readers see more than they did at `seen`, leading if nobody does: an update
+    /// that met a commit that is not visible yet has nothing else to do.
+    pub(crate) fn wait_past(self: &Arc<Self>, seen: Lsn) -> Result<(), Error> {
+        let mut queue = self.queue.lock();
+        self.refuse_writes()?;
+        if self.visible() > seen || (queue.is_empty() && !queue.writing) {
+            return Ok(());
+        }
+        if queue.writing {
+            self.moved.wait(&mut queue);
+            return Ok(());
+        }
+        self.lead(queue)
     }
 
     /// Covers the last group of a store that has gone idle: until a later block says that it is
@@ -514,7 +558,7 @@ impl Core {
             }
             queue.push_stamp();
         }
-        self.flush_log()?;
+        self.lead_until(|queue| !queue.wants_cover())?;
         Ok(true)
     }
 

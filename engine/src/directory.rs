@@ -10,7 +10,8 @@ use crate::memtable::{Op, split_key};
 use dmerkle::TreeId;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The longest name of a tree, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -22,10 +23,26 @@ pub(crate) struct Changes {
     pub(crate) dropped: Vec<TreeId>,
 }
 
+/// A tree that is not dropped.
+struct Live {
+    name: Vec<u8>,
+    /// Shared with the tree's handles, which learn of the drop from it.
+    dropped: Arc<AtomicBool>,
+}
+
+impl Live {
+    fn new(name: Vec<u8>) -> Self {
+        Self {
+            name,
+            dropped: Arc::default(),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Names {
     by_name: BTreeMap<Vec<u8>, TreeId>,
-    by_id: HashMap<TreeId, Vec<u8>>,
+    by_id: HashMap<TreeId, Live>,
     changes: Changes,
 }
 
@@ -40,7 +57,7 @@ impl Directory {
     pub(crate) fn new(trees: impl IntoIterator<Item = (TreeId, Vec<u8>)>, next: TreeId) -> Self {
         let mut names = Names::default();
         for (tree, name) in trees {
-            names.by_id.insert(tree, name.clone());
+            names.by_id.insert(tree, Live::new(name.clone()));
             names.by_name.insert(name, tree);
         }
         Self {
@@ -64,7 +81,14 @@ impl Directory {
     }
 
     pub(crate) fn name_of(&self, tree: TreeId) -> Option<Vec<u8>> {
-        self.names.read().by_id.get(&tree).cloned()
+        let names = self.names.read();
+        names.by_id.get(&tree).map(|live| live.name.clone())
+    }
+
+    /// What tells the handles of a tree that it was dropped; none if it is.
+    pub(crate) fn dropped_flag(&self, tree: TreeId) -> Option<Arc<AtomicBool>> {
+        let names = self.names.read();
+        names.by_id.get(&tree).map(|live| Arc::clone(&live.dropped))
     }
 
     /// All trees, by name.
@@ -109,12 +133,13 @@ impl Directory {
             TreeChange::Create { tree, name } => {
                 self.next.fetch_max(tree.0 + 1, Ordering::Relaxed);
                 names.by_name.insert(name.clone(), tree);
-                names.by_id.insert(tree, name.clone());
+                names.by_id.insert(tree, Live::new(name.clone()));
                 names.changes.created.push((tree, name));
             }
             TreeChange::Drop { tree } => {
-                if let Some(name) = names.by_id.remove(&tree) {
-                    names.by_name.remove(&name);
+                if let Some(live) = names.by_id.remove(&tree) {
+                    live.dropped.store(true, Ordering::Release);
+                    names.by_name.remove(&live.name);
                     names.changes.dropped.push(tree);
                 }
             }

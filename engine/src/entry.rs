@@ -36,6 +36,14 @@ impl Entry {
         }
     }
 
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(crate) fn shared_body(&self) -> &Arc<[u8]> {
+        &self.body
+    }
+
     pub(crate) fn body(&self) -> BodyRef<'_> {
         BodyRef::trusted(&self.body)
     }

@@ -7,16 +7,29 @@
 //! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
-//! - an opening: `recovery`;
+//! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
 //! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_endian = "little",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!(
+    "Dynomite runs on 64-bit little-endian Linux, on x86-64 and aarch64: what it promises of \
+     crashes was shown there only. `dmerkle`, which reads the format, builds anywhere."
+);
+
 pub mod alloc;
+mod audit;
 mod backup;
 mod batch;
 mod cache;
 mod checkpoint;
 mod core;
+mod creation;
 mod directory;
 mod entry;
 mod error;
@@ -24,11 +37,13 @@ mod extents;
 pub mod io;
 mod memtable;
 mod options;
+mod pins;
 #[doc(hidden)]
 pub mod planted;
 mod queue;
 mod range;
 mod recovery;
+mod replay;
 mod scrub;
 mod snapshot;
 mod space;
@@ -37,7 +52,9 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod unfinished;
 mod units;
+mod value;
 mod verify;
 mod view;
 pub mod world;
@@ -54,6 +71,7 @@ pub use snapshot::Snapshot;
 pub use stats::Stats;
 pub use store::{Store, TreeInfo};
 pub use tree::{Tree, Writer};
+pub use value::ValueRef;
 pub use verify::{Report, Violation};
 pub use write::Decision;
 

@@ -30,6 +30,13 @@ pub(crate) enum Op {
 }
 
 impl Op {
+    fn body_bytes(&self) -> u64 {
+        match self {
+            Self::Put { body, .. } => body.len() as u64,
+            Self::Delete => 0,
+        }
+    }
+
     /// The runs that the operation's body names.
     pub(crate) fn runs<'a>(&'a self, geometry: &'a Geometry) -> impl Iterator<Item = Run> + 'a {
         let body = match self {
@@ -50,6 +57,30 @@ pub(crate) struct Version {
     /// What it did.
     pub(crate) op: Op,
     older: Option<Arc<Version>>,
+    /// Versions in the chain from here on.
+    chain: u32,
+}
+
+impl Version {
+    fn new(lsn: Lsn, op: Op, older: Option<Arc<Self>>) -> Self {
+        let chain = 1 + older.as_ref().map_or(0, |older| older.chain);
+        Self {
+            lsn,
+            op,
+            older,
+            chain,
+        }
+    }
+}
+
+impl Drop for Version {
+    /// A long chain must not grow the stack.
+    fn drop(&mut self) {
+        let mut next = self.older.take();
+        while let Some(mut version) = next.and_then(Arc::into_inner) {
+            next = version.older.take();
+        }
+    }
 }
 
 /// What a probe found.
@@ -132,11 +163,10 @@ impl Memtable {
         needed: &dyn Fn(Lsn, Lsn) -> bool,
         geometry: &Geometry,
     ) {
-        let body_bytes = match &op {
-            Op::Put { body, .. } => body.len() as u64,
-            Op::Delete => 0,
-        };
+        let body_bytes = op.body_bytes();
         let key_bytes = full.len() as u64;
+        let bytes = key_bytes + body_bytes + OVERHEAD_BYTES;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let entry = self.keys.get_or_insert(full, ArcSwapOption::empty());
         let chain = entry.value();
         let head = chain.load_full();
@@ -144,10 +174,16 @@ impl Memtable {
             head.as_ref().is_none_or(|head| head.lsn < lsn),
             "versions are inserted in the order of their LSNs"
         );
-        let older = head.and_then(|head| self.prune(&head, lsn, visible, needed, geometry));
-        chain.store(Some(Arc::new(Version { lsn, op, older })));
-        self.bytes
-            .fetch_add(key_bytes + body_bytes + OVERHEAD_BYTES, Ordering::Relaxed);
+        let older = head.and_then(|head| {
+            // Nothing leaves until a version is visible. Looking for one costs the chain's length,
+            // so where the head is not visible it is done at doubling lengths only.
+            if head.lsn <= visible || head.chain.is_power_of_two() {
+                self.prune(&head, lsn, visible, needed, geometry)
+            } else {
+                Some(head)
+            }
+        });
+        chain.store(Some(Arc::new(Version::new(lsn, op, older))));
         self.ops.fetch_add(1, Ordering::Release);
     }
 
@@ -169,6 +205,8 @@ impl Memtable {
         while let Some(version) = next {
             if covered && !needed(version.lsn, above) {
                 dropped = true;
+                let bytes = version.op.body_bytes() + OVERHEAD_BYTES;
+                self.bytes.fetch_sub(bytes, Ordering::Relaxed);
                 let mut superseded = self.superseded.lock();
                 superseded.extend(version.op.runs(geometry));
             } else {
@@ -182,11 +220,11 @@ impl Memtable {
             return Some(Arc::clone(head));
         }
         kept.iter().rev().fold(None, |older, version| {
-            Some(Arc::new(Version {
-                lsn: version.lsn,
-                op: version.op.clone(),
+            Some(Arc::new(Version::new(
+                version.lsn,
+                version.op.clone(),
                 older,
-            }))
+            )))
         })
     }
 
@@ -234,10 +272,11 @@ impl Memtable {
     pub(crate) fn drain_order(&self) -> impl Iterator<Item = (Box<[u8]>, Vec<Op>)> + '_ {
         self.keys.iter().map(|entry| {
             let mut ops = Vec::with_capacity(1);
-            let mut next = entry.value().load_full();
+            let head = entry.value().load_full();
+            let mut next = head.as_ref();
             while let Some(version) = next {
                 ops.push(version.op.clone());
-                next = version.older.clone();
+                next = version.older.as_ref();
             }
             (entry.key().clone(), ops)
         })

@@ -18,7 +18,7 @@ pub enum Durability {
 /// Which backend the I/O pool uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
-    /// io_uring where the kernel allows it, threads elsewhere.
+    /// `io_uring` where the kernel allows it, threads elsewhere.
     #[default]
     Auto,
     /// Threads that call pread and pwrite.
@@ -42,6 +42,12 @@ pub struct Options {
     pub checkpoint_ms: u64,
     /// The key of fingerprints, set at creation.
     pub fingerprint_key: FingerprintKey,
+    /// Milliseconds after which a snapshot expires; backup, scrub and diff hold theirs as long as
+    /// they need.
+    pub snapshot_ms_max: u64,
+    /// Bytes of space and memory that only snapshots keep from being reused; beyond it the oldest
+    /// expire.
+    pub snapshot_bytes_max: u64,
     /// Threads of the I/O pool.
     pub io_threads: usize,
     /// The pool's backend.
@@ -63,6 +69,8 @@ impl Default for Options {
             punch: true,
             checkpoint_ms: 60_000,
             fingerprint_key: FingerprintKey::PUBLIC,
+            snapshot_ms_max: 3_600_000,
+            snapshot_bytes_max: 4 << 30,
             io_threads: 2,
             backend: Backend::Auto,
             accept_loss: None,

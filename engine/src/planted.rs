@@ -15,6 +15,9 @@ macro_rules! bugs {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
+            /// Their names.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)+];
+
             /// The name of the fault.
             pub fn name(self) -> &'static str {
                 match self {

@@ -25,6 +25,9 @@ use std::sync::Arc;
 /// Bytes of log written past the durable LSN, at most.
 const UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
 
+/// Bytes of extents written past the durable LSN, at most: recovery reads and hashes them.
+const UNFLUSHED_EXTENT_BYTES_MAX: u64 = 64 << 20;
+
 /// Blocks of the ring that only a stamp may use: one skip and one empty group.
 const STAMP_BLOCKS: u64 = 2;
 
@@ -97,6 +100,8 @@ pub(crate) struct Queue {
     pub(crate) stamp: Generation,
     /// The newest generation that a durable log block carries.
     pub(crate) stamped: Generation,
+    /// Bytes of the extents that batches not handed to a leader name.
+    pub(crate) extent_bytes: u64,
     /// A leader is at work.
     pub(crate) writing: bool,
     /// What the leader writes holds a durable batch, so nothing newer may be visible yet.
@@ -139,6 +144,7 @@ impl Queue {
             tails: VecDeque::new(),
             stamp: generation,
             stamped: generation,
+            extent_bytes: 0,
             writing: false,
             writing_durable: false,
             buffered_since_ms: None,
@@ -204,12 +210,14 @@ impl Queue {
     }
 
     /// Whether a batch of `length` bytes can join now.
-    pub(crate) fn room(&self, length: usize) -> Result<(), Full> {
+    pub(crate) fn room(&self, length: usize, extent_bytes: u64) -> Result<(), Full> {
         let head = self.head_with(length);
         if head.0 - self.tail.0 > self.geometry.ring_bytes - STAMP_BLOCKS * self.block() {
             return Err(Full::Ring);
         }
-        if head.0 - self.durable.0 > UNFLUSHED_BYTES_MAX && self.issued > self.durable {
+        let log = head.0 - self.durable.0 > UNFLUSHED_BYTES_MAX;
+        let extents = self.extent_bytes + extent_bytes > UNFLUSHED_EXTENT_BYTES_MAX;
+        if (log || extents) && self.issued > self.durable {
             return Err(Full::Unflushed);
         }
         Ok(())
@@ -287,6 +295,7 @@ impl Queue {
     pub(crate) fn take(&mut self) -> Vec<Group> {
         self.close_open();
         self.buffered_since_ms = None;
+        self.extent_bytes = 0;
         let groups: Vec<_> = self.groups.drain(..).collect();
         if let (Some(first), Some(_)) = (groups.first(), groups.last()) {
             self.log_bytes_written += self.next.0 - first.start.0;

@@ -9,15 +9,17 @@ use crate::core::Core;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::io::AlignedBuf;
-use crate::memtable::{Memtable, Op, full_key, split_key};
+use crate::memtable::{Op, full_key, split_key};
+use crate::pins::Exempt;
 use crate::snapshot::Snapshot;
 use crate::tree::Tree;
+use crate::view::View;
 use dmerkle::diff::Contents;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{
     Cursor, Direction, Position, Range as KeyRange, RangeSummary, Root, Source, Split,
 };
-use dmerkle::{Lsn, Sum, Summary, TreeId};
+use dmerkle::{Sum, Summary, TreeId};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -45,17 +47,21 @@ impl Source for Nodes<'_> {
     }
 }
 
+/// Bounds of full keys.
+type Bounds = (Bound<Box<[u8]>>, Bound<Box<[u8]>>);
+
 /// The operations of one memtable in a range, a page at a time.
 struct Newer {
-    table: Arc<Memtable>,
+    /// Which of the state's memtables. It is not held here: a snapshot that expires lets go of it.
+    nth: usize,
     page: VecDeque<(Box<[u8]>, Op)>,
     /// What of the range is not in the page yet, as full keys; none when all was seen.
-    rest: Option<(Bound<Box<[u8]>>, Bound<Box<[u8]>>)>,
+    rest: Option<Bounds>,
 }
 
 impl Newer {
     /// The next operation in `direction`, left where it is.
-    fn peek(&mut self, at: Lsn, back: bool) -> Option<&(Box<[u8]>, Op)> {
+    fn peek(&mut self, view: &View, back: bool) -> Option<&(Box<[u8]>, Op)> {
         if self.page.is_empty()
             && let Some((low, high)) = self.rest.take()
         {
@@ -63,7 +69,9 @@ impl Newer {
                 low.as_ref().map(AsRef::as_ref),
                 high.as_ref().map(AsRef::as_ref),
             );
-            self.page = self.table.collect(bounds, back, at, MEMTABLE_PAGE).into();
+            let table = view.state.memtables().nth(self.nth);
+            let table = table.expect("a state's memtables do not change");
+            self.page = table.collect(bounds, back, view.at, MEMTABLE_PAGE).into();
             if self.page.len() == MEMTABLE_PAGE {
                 let last = self.page.back().expect("a full page").0.clone();
                 self.rest = Some(if back {
@@ -100,16 +108,19 @@ impl Range {
         high: Option<&[u8]>,
         back: bool,
     ) -> Self {
-        let state = &snapshot.view.state;
+        // What has expired says so when it is asked for an entry.
+        let held = snapshot.held().ok();
+        let state = held.as_ref().map(|held| &held.view.state);
         let end = match high {
             Some(high) => full_key(tree, high),
             None => full_key(TreeId(tree.0 + 1), &[]),
         };
         let newer = state
-            .memtables()
-            .filter(|table| !table.is_empty())
-            .map(|table| Newer {
-                table: Arc::clone(table),
+            .into_iter()
+            .flat_map(|state| state.memtables().enumerate())
+            .filter(|(_, table)| !table.is_empty())
+            .map(|(nth, _)| Newer {
+                nth,
                 page: VecDeque::new(),
                 rest: Some((
                     Bound::Included(full_key(tree, low).into()),
@@ -124,7 +135,7 @@ impl Range {
             low: low.to_vec(),
             high: high.map(<[u8]>::to_vec),
             newer,
-            base: Cursor::new(state.base.root(tree).pointer),
+            base: Cursor::new(state.map_or(Pointer::NONE, |state| state.base.root(tree).pointer)),
             begun: false,
             done: high.is_some_and(|high| high <= low),
             steps: 0,
@@ -141,7 +152,7 @@ impl Range {
 
     /// Brings the base's cursor to an entry of the range. `false` if there is none.
     fn base_stands(&mut self) -> Result<bool, Error> {
-        let core = Arc::clone(&self.snapshot.view.core);
+        let core = Arc::clone(&self.snapshot.core);
         if !self.begun {
             self.begun = true;
             if self.back {
@@ -184,11 +195,12 @@ impl Range {
     /// The next entry: whichever of the memtables and the base has the nearest key, the newest of
     /// those that have it.
     fn advance(&mut self) -> Result<Option<Entry>, Error> {
+        let held = self.snapshot.held()?;
+        let (view, back) = (&held.view, self.back);
         loop {
-            let (at, back) = (self.snapshot.view.at, self.back);
             let mut nearest: Option<Box<[u8]>> = None;
             for newer in &mut self.newer {
-                if let Some((key, _)) = newer.peek(at, back)
+                if let Some((key, _)) = newer.peek(view, back)
                     && nearest
                         .as_ref()
                         .is_none_or(|nearest| precedes(key, nearest, back))
@@ -209,7 +221,7 @@ impl Range {
                 };
                 if base_first {
                     let entry = Entry::new(
-                        &self.snapshot.view,
+                        view,
                         &cursor_key.to_vec(),
                         self.base.body().as_bytes().into(),
                     );
@@ -225,13 +237,16 @@ impl Range {
             };
             let mut newest = None;
             for newer in &mut self.newer {
-                if newer.peek(at, back).is_some_and(|(other, _)| *other == key) {
+                if newer
+                    .peek(view, back)
+                    .is_some_and(|(other, _)| *other == key)
+                {
                     let (_, op) = newer.page.pop_front().expect("it was peeked at");
                     newest.get_or_insert(op);
                 }
             }
             if let Some(Op::Put { body, .. }) = newest {
-                let entry = Entry::new(&self.snapshot.view, split_key(&key).1, body);
+                let entry = Entry::new(view, split_key(&key).1, body);
                 return Ok(Some(entry));
             }
         }
@@ -279,7 +294,8 @@ impl Snapshot {
     }
 
     fn summary(&self, tree: TreeId, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Error> {
-        let view = &self.view;
+        let held = self.held()?;
+        let view = &held.view;
         let core = &view.core;
         let root = view.state.base.root(tree);
         let range = KeyRange::new(low, high);
@@ -289,7 +305,7 @@ impl Snapshot {
         let key = &core.identity.key;
         let steps = RangeSummary::new(key.clone(), &root, range);
         let mut summary = steps.run(&mut Nodes(core), tree)?;
-        for (key_bytes, op) in self.newest_ops(tree, low, high) {
+        for (key_bytes, op) in newest_ops(view, tree, low, high) {
             let old = core.find_in_base(tree, &root, &key_bytes, |body| {
                 key.of_entry(&key_bytes, body)
             })?;
@@ -303,49 +319,46 @@ impl Snapshot {
         Ok(summary)
     }
 
-    /// The newest operation of each key of a range that the memtables hold.
-    fn newest_ops(&self, tree: TreeId, low: &[u8], high: Option<&[u8]>) -> BTreeMap<Vec<u8>, Op> {
-        let mut newest = BTreeMap::new();
-        let low = full_key(tree, low);
-        let high = match high {
-            Some(high) => full_key(tree, high),
-            None => full_key(TreeId(tree.0 + 1), &[]),
-        };
-        let bounds = (
-            Bound::Included(low.as_slice()),
-            Bound::Excluded(high.as_slice()),
-        );
-        for table in self
-            .view
-            .state
-            .memtables()
-            .filter(|table| !table.is_empty())
-        {
-            for (full, op) in table.collect(bounds, false, self.view.at, usize::MAX) {
-                newest.entry(split_key(&full).1.to_vec()).or_insert(op);
-            }
-        }
-        newest
-    }
-
     /// The tree as a diff session compares it, see [`dmerkle::diff`].
     pub fn contents(&self, tree: &Tree) -> SnapshotContents {
         SnapshotContents {
             snapshot: self.clone(),
+            _exempt: self.exempt(),
             tree: tree.id(),
         }
     }
 }
 
-/// One side of a diff: a tree of a snapshot.
+/// The newest operation of each key of a range that a view's memtables hold.
+fn newest_ops(view: &View, tree: TreeId, low: &[u8], high: Option<&[u8]>) -> BTreeMap<Vec<u8>, Op> {
+    let mut newest = BTreeMap::new();
+    let low = full_key(tree, low);
+    let high = match high {
+        Some(high) => full_key(tree, high),
+        None => full_key(TreeId(tree.0 + 1), &[]),
+    };
+    let bounds = (
+        Bound::Included(low.as_slice()),
+        Bound::Excluded(high.as_slice()),
+    );
+    for table in view.state.memtables().filter(|table| !table.is_empty()) {
+        for (full, op) in table.collect(bounds, false, view.at, usize::MAX) {
+            newest.entry(split_key(&full).1.to_vec()).or_insert(op);
+        }
+    }
+    newest
+}
+
+/// One side of a diff: a tree of a snapshot, which does not expire while this is held.
 pub struct SnapshotContents {
     snapshot: Snapshot,
+    _exempt: Exempt,
     tree: TreeId,
 }
 
 impl SnapshotContents {
     fn key(&self) -> &dmerkle::fingerprint::FingerprintKey {
-        &self.snapshot.view.core.identity.key
+        &self.snapshot.core.identity.key
     }
 }
 
@@ -366,7 +379,8 @@ impl Contents for SnapshotContents {
         high: Option<&[u8]>,
         parts: usize,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        let view = &self.snapshot.view;
+        let held = self.snapshot.held()?;
+        let view = &held.view;
         let root = view.state.base.root(self.tree);
         let split = Split::new(&root, KeyRange::new(low, high), parts);
         let boundaries = split.run(&mut Nodes(&view.core), self.tree)?;
@@ -374,9 +388,7 @@ impl Contents for SnapshotContents {
             return Ok(boundaries);
         }
         // What is not in the base yet has no nodes: its own keys cut it.
-        let keys: Vec<Vec<u8>> = self
-            .snapshot
-            .newest_ops(self.tree, low, high)
+        let keys: Vec<Vec<u8>> = newest_ops(view, self.tree, low, high)
             .into_keys()
             .filter(|key| key.as_slice() > low)
             .collect();

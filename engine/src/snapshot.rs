@@ -3,38 +3,48 @@
 use crate::core::Core;
 use crate::entry::Entry;
 use crate::error::Error;
+use crate::pins::{Exempt, Held, Pin};
 use crate::tree::Tree;
-use crate::view::View;
 use dmerkle::Lsn;
 use std::sync::Arc;
 
 /// All trees as they were when it was taken. While it is held, the space of what it shows is not
-/// reused; dropping it gives that up.
+/// reused; dropping it (and its clones) gives that up. Held for longer, or pinning more, than the
+/// options allow, it expires: reads answer [`Error::SnapshotExpired`] from then on. What it has
+/// handed out stays good.
+#[derive(Clone)]
 pub struct Snapshot {
-    pub(crate) view: View,
+    pub(crate) core: Arc<Core>,
+    pin: Arc<Pin>,
 }
 
 impl std::fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Snapshot(at LSN {})", self.view.at)
+        write!(f, "Snapshot(at LSN {})", self.pin.at)
     }
 }
 
 impl Snapshot {
     pub(crate) fn take(core: &Arc<Core>) -> Self {
-        let (state, at) = core.consistent(true);
         Self {
-            view: View {
-                core: Arc::clone(core),
-                state,
-                at,
-            },
+            core: Arc::clone(core),
+            pin: core.pin(),
         }
+    }
+
+    /// What to read, for the time of one read.
+    pub(crate) fn held(&self) -> Result<Arc<Held>, Error> {
+        self.pin.held()
+    }
+
+    /// Keeps the snapshot from expiring.
+    pub(crate) fn exempt(&self) -> Exempt {
+        Exempt::new(&self.pin)
     }
 
     /// Everything up to here is in the snapshot.
     pub fn lsn(&self) -> Lsn {
-        self.view.at
+        self.pin.at
     }
 
     /// The value of a key: the first part of its entry.
@@ -47,26 +57,11 @@ impl Snapshot {
 
     /// The entry of a key.
     pub fn entry(&self, tree: &Tree, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.view.entry(tree.id(), key)
+        self.held()?.view.entry(tree.id(), key)
     }
 
     /// Whether there is an entry.
     pub fn has(&self, tree: &Tree, key: &[u8]) -> Result<bool, Error> {
         Ok(self.entry(tree, key)?.is_some())
-    }
-}
-
-impl Clone for Snapshot {
-    fn clone(&self) -> Self {
-        self.view.core.registry.take_again(self.view.at);
-        Self {
-            view: self.view.clone(),
-        }
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        self.view.core.registry.release(self.view.at);
     }
 }

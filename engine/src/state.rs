@@ -93,11 +93,6 @@ impl Registry {
         at
     }
 
-    /// Registers another holder of a snapshot's LSN.
-    pub(crate) fn take_again(&self, at: Lsn) {
-        *self.inner.lock().snapshots.entry(at).or_default() += 1;
-    }
-
     /// Gives a snapshot back.
     pub(crate) fn release(&self, at: Lsn) {
         let mut inner = self.inner.lock();

@@ -69,6 +69,14 @@ pub struct Stats {
     pub punched_bytes: u64,
     /// Snapshots held.
     pub snapshots: u64,
+    /// Those of them that do not expire: of backup, scrub and diff.
+    pub snapshots_exempt: u64,
+    /// Snapshots that expired since the store was opened.
+    pub snapshots_expired: u64,
+    /// For how long the oldest snapshot has been held.
+    pub snapshot_ms_oldest: u64,
+    /// Bytes of space and memory that only readers keep: snapshots, entries and buffers.
+    pub pinned_bytes: u64,
     /// Trees.
     pub trees: u64,
     /// Whether reads and writes bypass the page cache.

@@ -2,6 +2,7 @@
 
 use crate::batch::Batch;
 use crate::core::{Core, Prepared, TreeChange};
+use crate::creation;
 use crate::directory::NAME_BYTES_MAX;
 use crate::error::Error;
 use crate::io::{Disk, FileDisk, IoPool, OpenError, PoolOptions};
@@ -11,12 +12,11 @@ use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::threads::Threads;
 use crate::tree::Tree;
+use crate::unfinished::Unfinished;
 use crate::world::World;
 use dmerkle::format::record::{BatchWriter, Operation};
 use dmerkle::{Generation, Lsn, TreeId};
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,28 +44,14 @@ pub struct TreeInfo {
 impl Store {
     /// Makes a new store. A crash before this returns leaves no file of this name.
     pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        const DOING: &str = "creating the store's file";
         let path = path.as_ref();
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(Error::Exists);
-        }
-        let unfinished = unfinished_name(path);
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("creating the store's file")(error));
-            }
-            _ => {}
-        }
-        let disk = FileDisk::create(&unfinished)
-            .map_err(|error| open_error(error, "creating the store's file"))?;
-        let world = World::real();
+        let unfinished = Unfinished::claim(path, DOING)?;
+        let disk = FileDisk::create(unfinished.path()).map_err(|error| open_error(error, DOING))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let formatted =
-            recovery::format_disk(&disk, &world, options, now.map_or(0, |past| past.as_secs()));
-        if let Err(error) = formatted {
-            let _ = fs::remove_file(&unfinished);
-            return Err(error);
-        }
-        fs::rename(&unfinished, path).map_err(Error::io("naming the store's file"))?;
+        let created_unix_s = now.map_or(0, |past| past.as_secs());
+        creation::format_disk(&disk, &World::real(), options, created_unix_s)?;
+        unfinished.name(path, DOING)?;
         drop(disk);
         Self::open(path, options)
     }
@@ -111,7 +97,7 @@ impl Store {
     /// Writes an empty store on a disk of the caller's.
     #[doc(hidden)]
     pub fn format_on(disk: &dyn Disk, world: &World, options: &Options) -> Result<(), Error> {
-        recovery::format_disk(disk, world, options, 0)
+        creation::format_disk(disk, world, options, 0)
     }
 
     /// Opens the store on a disk of the caller's, without any thread: commits run in the caller,
@@ -135,6 +121,13 @@ impl Store {
         })
     }
 
+    /// Leaves the store as a crash does: nothing is written any more, not even when the last handle
+    /// is dropped.
+    #[doc(hidden)]
+    pub fn abandon(&self) {
+        self.core().queue.lock().close();
+    }
+
     /// Does one step of a checkpoint, beginning one if none is under way. Whether it ended.
     #[doc(hidden)]
     pub fn step(&self) -> Result<bool, Error> {
@@ -143,10 +136,10 @@ impl Store {
         Ok(matches!(stepped, crate::checkpoint::Stepped::Done(_)))
     }
 
-    /// Punches one piece of free space, if there is one worth it. Returns its bytes.
+    /// Punches one piece of free space, if there is one of `bytes_min` or more. Returns its bytes.
     #[doc(hidden)]
-    pub fn punch_some(&self) -> Result<u64, Error> {
-        self.core().punch_some()
+    pub fn punch_some(&self, bytes_min: u64) -> Result<u64, Error> {
+        self.core().punch_some(bytes_min)
     }
 
     /// Flushes what is buffered.
@@ -323,6 +316,7 @@ impl Core {
     fn stats(&self) -> Stats {
         let state = self.state.load();
         let usage = self.space.usage();
+        let pinned = self.pinned();
         let counters = &self.counters;
         let queue = self.queue.lock();
         Stats {
@@ -349,6 +343,10 @@ impl Core {
             extent_written_bytes: counters.extent_bytes_written.load(Ordering::Relaxed),
             punched_bytes: counters.punched_bytes.load(Ordering::Relaxed),
             snapshots: self.registry.snapshots() as u64,
+            snapshots_exempt: pinned.exempt,
+            snapshots_expired: pinned.expired,
+            snapshot_ms_oldest: pinned.oldest_ms,
+            pinned_bytes: pinned.bytes,
             trees: self.directory.list().len() as u64,
             direct_io: self.disk.is_direct(),
             backend: self.pool.backend(),
@@ -358,12 +356,6 @@ impl Core {
             }),
         }
     }
-}
-
-pub(crate) fn unfinished_name(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".unfinished");
-    name.into()
 }
 
 pub(crate) fn open_error(error: OpenError, doing: &'static str) -> Error {

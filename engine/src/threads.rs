@@ -29,6 +29,9 @@ const PUNCH_BYTES_MAX: u64 = 1 << 20;
 /// Bytes newly retired that make a checkpoint due: a twentieth of what is live, at least this.
 const RETIRED_BYTES_MIN: u64 = 64 << 20;
 
+/// What a thread does until it is told to stop.
+type Body = fn(&Arc<Core>, &AtomicBool);
+
 /// The threads of an open store.
 pub(crate) struct Threads {
     stop: Arc<AtomicBool>,
@@ -44,21 +47,26 @@ impl Threads {
         }
     }
 
-    pub(crate) fn start(core: &Arc<Core>) -> io::Result<Self> {
+    pub(crate) fn start(shared: &Arc<Core>) -> io::Result<Self> {
         let threads = Self::none();
-        type Body = fn(&Arc<Core>, &AtomicBool);
         let bodies: [(&str, Body); 2] = [
             ("dynomite-log", lead_the_log),
             ("dynomite-checkpoint", maintain),
         ];
         for (name, body) in bodies {
-            let (core, stop) = (Arc::clone(core), Arc::clone(&threads.stop));
-            let handle = thread::Builder::new()
+            let (core, stop) = (Arc::clone(shared), Arc::clone(&threads.stop));
+            let spawned = thread::Builder::new()
                 .name(name.into())
-                .spawn(move || body(&core, &stop))?;
-            threads.handles.lock().push(handle);
+                .spawn(move || body(&core, &stop));
+            match spawned {
+                Ok(handle) => threads.handles.lock().push(handle),
+                Err(error) => {
+                    threads.stop(shared);
+                    return Err(error);
+                }
+            }
         }
-        core.threaded.store(true, Ordering::Release);
+        shared.threaded.store(true, Ordering::Release);
         Ok(threads)
     }
 
@@ -73,7 +81,10 @@ impl Threads {
             core.maintenance_work.notify_all();
         }
         for handle in self.handles.lock().drain(..) {
-            let _ = handle.join();
+            // A completion may drop the last handle of the store: then this is the thread itself.
+            if handle.thread().id() != thread::current().id() {
+                let _ = handle.join();
+            }
         }
     }
 }
@@ -109,13 +120,15 @@ fn buffered_due(core: &Core, queue: &Queue) -> Option<u64> {
 fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
     let mut last_ms = core.world.clock.now_ms();
     let mut idle_at = core.visible();
+    let mut checkpointed = false;
     loop {
         {
             let mut queue = core.queue.lock();
             if stop.load(Ordering::Acquire) {
                 return;
             }
-            if !core.checkpoint_presses(&queue, &core.state.load()) {
+            // A round that did nothing waits, whatever presses: a poisoned store must not spin.
+            if !checkpointed || !core.checkpoint_presses(&queue, &core.state.load()) {
                 core.maintenance_work
                     .wait_for(&mut queue, Duration::from_millis(TICK_MS));
             }
@@ -123,7 +136,9 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
         if stop.load(Ordering::Acquire) {
             return;
         }
-        if is_due(core, last_ms) {
+        core.expire_snapshots();
+        checkpointed = is_due(core, last_ms);
+        if checkpointed {
             last_ms = core.world.clock.now_ms();
             if let Err(error) = checkpoint_paced(core) {
                 core.report_checkpoint(Some(error));
@@ -156,7 +171,10 @@ fn is_due(core: &Arc<Core>, last_ms: u64) -> bool {
         return true;
     }
     drop(queue);
-    let idle = state.active.is_empty() && !core.directory.has_changes();
+    let idle = state.active.is_empty()
+        && state.frozen.is_none()
+        && !core.directory.has_changes()
+        && !core.checkpointer.lock().has_hidden();
     if idle {
         return false;
     }
@@ -179,7 +197,7 @@ fn checkpoint_paced(core: &Arc<Core>) -> Result<(), Error> {
 /// Gives free space back, piece by piece, as long as nobody commits.
 fn punch(core: &Arc<Core>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) && !core.queue.lock().writing {
-        match core.punch_some() {
+        match core.punch_some(PUNCH_BYTES_MIN) {
             Ok(bytes) if bytes > 0 => {}
             // Nothing to give back, or a file system that takes nothing back.
             _ => return,
@@ -188,15 +206,17 @@ fn punch(core: &Arc<Core>, stop: &AtomicBool) {
 }
 
 impl Core {
-    /// Punches one piece of free space while more is free than a 25th of what is live.
-    pub(crate) fn punch_some(&self) -> Result<u64, Error> {
+    /// Punches one piece of free space while more is free than a 25th of what is live, and than
+    /// the next checkpoint was promised.
+    pub(crate) fn punch_some(&self, bytes_min: u64) -> Result<u64, Error> {
         self.refuse_writes()?;
         let unit = self.identity.geometry.unit();
         let units = |bytes: u64| u32::try_from((bytes / unit).max(1)).expect("1 MiB of units");
-        let keep = self.space.usage().allocated_bytes / unit / 25;
+        let share = self.space.usage().allocated_bytes / unit / 25;
+        let keep = share.max(self.reserve_units(0, 0));
         let bytes = self.space.punch(
             self.disk.as_ref(),
-            units(PUNCH_BYTES_MIN),
+            units(bytes_min),
             units(PUNCH_BYTES_MAX),
             keep,
         )?;

@@ -14,12 +14,14 @@ use dmerkle::format::body::{BodyRef, INLINE_ALWAYS_BYTES, PartRef};
 use dmerkle::{Lsn, Summary, TreeId};
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A tree: keys in the order of their bytes, each with an entry. Cheap to clone.
 #[derive(Clone)]
 pub struct Tree {
     core: Arc<Core>,
     id: TreeId,
+    dropped: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Tree {
@@ -29,11 +31,26 @@ impl std::fmt::Debug for Tree {
 }
 
 impl Tree {
+    /// The handle of a tree that is or was there.
     pub(crate) fn new(core: &Arc<Core>, id: TreeId) -> Self {
+        let dropped = core.directory.dropped_flag(id);
         Self {
             core: Arc::clone(core),
             id,
+            dropped: dropped.unwrap_or_else(|| Arc::new(AtomicBool::new(true))),
         }
+    }
+
+    /// A dropped tree is read only through snapshots that were taken before.
+    fn refuse_dropped(&self) -> Result<(), Error> {
+        if self.dropped.load(Ordering::Acquire) {
+            return Err(Error::NoSuchTree);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// The tree's id, never used twice in a store.
@@ -49,6 +66,7 @@ impl Tree {
     /// The value of a key: the first part of its entry, verified. An entry without parts (a
     /// tombstone) has none.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.refuse_dropped()?;
         let found = self
             .core
             .find_newest(self.id, key, |_, body: BodyRef<'_>| {
@@ -63,17 +81,20 @@ impl Tree {
 
     /// The values of many keys, all as of one moment.
     pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.refuse_dropped()?;
         let snapshot = Snapshot::take(&self.core);
         keys.iter().map(|key| snapshot.get(self, key)).collect()
     }
 
     /// The entry of a key: meta, and parts to be read when wanted.
     pub fn entry(&self, key: &[u8]) -> Result<Option<Entry>, Error> {
+        self.refuse_dropped()?;
         View::newest_entry(&self.core, self.id, key).map(|(entry, _)| entry)
     }
 
     /// Whether there is an entry.
     pub fn has(&self, key: &[u8]) -> Result<bool, Error> {
+        self.refuse_dropped()?;
         let found = self.core.find_newest(self.id, key, |_, _| ())?;
         Ok(found.is_some())
     }
@@ -104,7 +125,9 @@ impl Tree {
     /// Each commit is atomic, the whole is not. Returns how many there were.
     pub fn delete_range(&self, low: &[u8], high: Option<&[u8]>) -> Result<u64, Error> {
         const AT_ONCE: usize = 1000;
+        self.refuse_dropped()?;
         let snapshot = Snapshot::take(&self.core);
+        let _exempt = snapshot.exempt();
         let mut entries = snapshot.range(self, low, high);
         let mut removed = 0;
         loop {
@@ -173,6 +196,7 @@ impl Tree {
 
     /// Count and fingerprint of the entries in `low..high` as they are now.
     pub fn fingerprint(&self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Error> {
+        self.refuse_dropped()?;
         Snapshot::take(&self.core).fingerprint(self, low, high)
     }
 

@@ -18,6 +18,7 @@ use crate::scrub::{Found, Pace, Scrub};
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::units::Units;
+use crate::view::View;
 use dmerkle::check::{self, Check};
 use dmerkle::format::body::BodyRef;
 use dmerkle::format::map::decode_map;
@@ -132,6 +133,13 @@ pub enum Violation {
     Unmarked(Run),
     /// The map says that these units are reachable and no tree reaches them.
     Unreached(Run),
+    /// The superblock counts other units of nodes than there are.
+    NodeUnits {
+        /// What the superblock says.
+        said: u64,
+        /// What the walk met.
+        met: u64,
+    },
     /// These units are in use and the allocator would hand them out.
     Free(Run),
     /// A newer part shares units with something else.
@@ -170,6 +178,10 @@ impl fmt::Display for Violation {
                 "{} are reachable by their map, no tree names them",
                 units(run)
             ),
+            Self::NodeUnits { said, met } => write!(
+                f,
+                "the superblock counts {said} units of nodes, there are {met}"
+            ),
             Self::Free(run) => write!(f, "{} are in use and would be handed out", units(run)),
             Self::Shared(run) => write!(f, "{} have more than one owner", units(run)),
             Self::Leaked(run) => write!(f, "{} are taken and nobody names them", units(run)),
@@ -199,6 +211,8 @@ struct Pinned {
     snapshot: Snapshot,
     /// What the maps say; nothing if the region table cannot be read.
     marked: Option<Units>,
+    /// Units of nodes, as the superblock counts them.
+    node_units: u64,
     found: Found,
     bytes_read: u64,
 }
@@ -207,11 +221,14 @@ fn verify(core: &Arc<Core>, exact: bool) -> Result<Report, Error> {
     let Pinned {
         snapshot,
         marked,
+        node_units,
         found,
         bytes_read,
     } = pin(core)?;
-    let state = &snapshot.view.state;
-    let base = &state.base;
+    let _exempt = snapshot.exempt();
+    let held = snapshot.held()?;
+    let view = &held.view;
+    let base = &view.state.base;
     let mut reached = Units::new(core.identity.geometry);
     let mut scrub = Scrub::new(core);
     scrub.found = found;
@@ -226,22 +243,28 @@ fn verify(core: &Arc<Core>, exact: bool) -> Result<Report, Error> {
     }
     let walked = walk.finish();
     scrub.finish()?;
+    let met = walked.node_bytes / core.identity.geometry.unit();
+    // Below a node that cannot be read nothing was counted.
+    if met != node_units && walked.violations.is_empty() {
+        let said = node_units;
+        scrub.found.push(Violation::NodeUnits { said, met });
+    }
     for violation in walked.violations {
         scrub.found.push(Violation::Tree(violation));
     }
-    compare_catalog(&mut scrub, &snapshot);
+    compare_catalog(&mut scrub, view);
     if let Some(marked) = &marked {
         let unmarked = reached.without(marked).into_iter();
         unmarked.for_each(|run| scrub.found.push(Violation::Unmarked(run)));
         let unreached = marked.without(&reached).into_iter();
         unreached.for_each(|run| scrub.found.push(Violation::Unreached(run)));
     }
-    let newer = verify_newer(&mut scrub, &snapshot, &mut reached)?;
+    let newer = verify_newer(&mut scrub, view, &mut reached)?;
     for run in core.space.free_among(&reached) {
         scrub.found.push(Violation::Free(run));
     }
     if exact {
-        find_leaks(core, &snapshot, &mut reached, &mut scrub.found);
+        find_leaks(view, &mut reached, &mut scrub.found);
     }
     Ok(Report {
         generation: base.generation.0,
@@ -261,7 +284,7 @@ fn pin(core: &Arc<Core>) -> Result<Pinned, Error> {
     loop {
         let mut checkpointer = core.checkpointer.lock();
         let snapshot = Snapshot::take(core);
-        let generation = snapshot.view.state.base.generation;
+        let generation = snapshot.held()?.view.state.base.generation;
         let (superblock, slot) = checkpointer.durable();
         if superblock.generation != generation {
             // The superblock is down and its base not shown yet: one step more shows it.
@@ -277,6 +300,7 @@ fn pin(core: &Arc<Core>) -> Result<Pinned, Error> {
         let mut pinned = Pinned {
             snapshot,
             marked: None,
+            node_units: superblock.node_units,
             found: Found::default(),
             bytes_read: 0,
         };
@@ -378,8 +402,8 @@ fn read_maps(core: &Core, rows: &[RegionRow], pinned: &mut Pinned) -> Result<boo
 }
 
 /// What the catalog's leaves say against the roots in use.
-fn compare_catalog(scrub: &mut Scrub<'_>, snapshot: &Snapshot) {
-    let base = &snapshot.view.state.base;
+fn compare_catalog(scrub: &mut Scrub<'_>, view: &View) {
+    let base = &view.state.base;
     let ids: BTreeSet<TreeId> = scrub
         .catalog
         .keys()
@@ -413,19 +437,15 @@ struct Newer {
 }
 
 /// Verifies what the memtables name, and adds it to what is reached.
-fn verify_newer(
-    scrub: &mut Scrub<'_>,
-    snapshot: &Snapshot,
-    reached: &mut Units,
-) -> Result<Newer, Error> {
+fn verify_newer(scrub: &mut Scrub<'_>, view: &View, reached: &mut Units) -> Result<Newer, Error> {
     let mut met = Newer::default();
     let mut runs: BTreeSet<Run> = BTreeSet::new();
-    let core = &snapshot.view.core;
-    for table in snapshot.view.state.memtables() {
+    let core = &view.core;
+    for table in view.state.memtables() {
         let mut low: Bound<Box<[u8]>> = Bound::Unbounded;
         loop {
             let bounds = (low.as_ref().map(AsRef::as_ref), Bound::Unbounded);
-            let page = table.collect(bounds, false, snapshot.view.at, MEMTABLE_PAGE);
+            let page = table.collect(bounds, false, view.at, MEMTABLE_PAGE);
             let Some((last, _)) = page.last() else {
                 break;
             };
@@ -462,12 +482,13 @@ fn verify_newer(
 
 /// Names the units that are taken although no tree, no log record and nothing that waits for its
 /// release names them.
-fn find_leaks(core: &Core, snapshot: &Snapshot, named: &mut Units, found: &mut Found) {
+fn find_leaks(view: &View, named: &mut Units, found: &mut Found) {
+    let core = &view.core;
     if core.is_threaded() || core.checkpointer.lock().is_running() {
         return;
     }
     let geometry = &core.identity.geometry;
-    for table in snapshot.view.state.memtables() {
+    for table in view.state.memtables() {
         let versions = table.drain_order().flat_map(|(_, ops)| ops);
         versions.for_each(|op| op.runs(geometry).for_each(|run| named.add(run)));
         table

@@ -27,8 +27,6 @@ pub(crate) struct View {
 enum Newer {
     /// Nothing: ask the base.
     Nothing,
-    /// The reader was overtaken: read the visible LSN again.
-    Overtaken,
     Found(Op),
 }
 
@@ -77,13 +75,16 @@ impl Core {
         loop {
             let state = self.state.load();
             let at = self.visible();
-            match newer(&state, tree, key, at) {
-                Newer::Overtaken if self.visible() > at => {}
+            let (newer, too_new) = newer(&state, tree, key, at);
+            if too_new && self.visible() > at {
+                continue; // overtaken: the version to be seen may have left
+            }
+            match newer {
                 Newer::Found(Op::Put { body, .. }) => {
                     return Ok(Some(found(&state, BodyRef::trusted(&body))));
                 }
                 Newer::Found(Op::Delete) => return Ok(None),
-                Newer::Nothing | Newer::Overtaken => {
+                Newer::Nothing => {
                     let root = state.base.root(tree);
                     return self.find_in_base(tree, &root, key, |body| found(&state, body));
                 }
@@ -92,22 +93,21 @@ impl Core {
     }
 }
 
-fn newer(state: &State, tree: TreeId, key: &[u8], at: Lsn) -> Newer {
+/// What the memtables say, and whether one of them holds only versions that are too new: then
+/// what is found below it may be older than what a reader at `at` should see, unless a snapshot
+/// is registered there or the visible LSN has not moved since.
+fn newer(state: &State, tree: TreeId, key: &[u8], at: Lsn) -> (Newer, bool) {
     let mut full = None;
-    let mut overtaken = false;
+    let mut too_new = false;
     for table in state.memtables().filter(|table| !table.is_empty()) {
         let full = full.get_or_insert_with(|| full_key(tree, key));
         match table.probe(full, at) {
             Probe::Nothing => {}
-            Probe::TooNew => overtaken = true,
-            Probe::Found(op) => return Newer::Found(op),
+            Probe::TooNew => too_new = true,
+            Probe::Found(op) => return (Newer::Found(op), too_new),
         }
     }
-    if overtaken {
-        Newer::Overtaken
-    } else {
-        Newer::Nothing
-    }
+    (Newer::Nothing, too_new)
 }
 
 impl View {
@@ -128,11 +128,14 @@ impl View {
         key: &[u8],
         registered: bool,
     ) -> Result<Option<Entry>, Option<Error>> {
-        match newer(&self.state, tree, key, self.at) {
-            Newer::Overtaken if !registered && self.core.visible() > self.at => Err(None),
+        let (newer, too_new) = newer(&self.state, tree, key, self.at);
+        if too_new && !registered && self.core.visible() > self.at {
+            return Err(None);
+        }
+        match newer {
             Newer::Found(Op::Put { body, .. }) => Ok(Some(Entry::new(self, key, body))),
             Newer::Found(Op::Delete) => Ok(None),
-            Newer::Nothing | Newer::Overtaken => self
+            Newer::Nothing => self
                 .core
                 .find_in_base(tree, &self.state.base.root(tree), key, |body| {
                     Entry::new(self, key, body.as_bytes().into())

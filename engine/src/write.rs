@@ -31,6 +31,15 @@ pub enum Decision {
     Leave,
 }
 
+/// The entry that a batch of one key replaces.
+#[derive(Clone, Copy)]
+enum Old<'a> {
+    /// Nobody looked.
+    Unknown,
+    /// What was read before, if there was one.
+    Read(Option<&'a Entry>),
+}
+
 /// A prepared batch and the extents that it names.
 struct Ready {
     prepared: Prepared,
@@ -48,7 +57,7 @@ impl Core {
         if changes.is_empty() {
             return Ok(self.visible());
         }
-        let ready = self.prepare(changes, None, None)?;
+        let ready = self.prepare(changes, Old::Unknown, None)?;
         let joined = self
             .join_ready(ready, durability, None)
             .map_err(final_error)?;
@@ -75,7 +84,7 @@ impl Core {
         completion: Completion,
     ) -> Result<(), Error> {
         self.refuse_writes()?;
-        let ready = self.prepare(changes, None, None)?;
+        let ready = self.prepare(changes, Old::Unknown, None)?;
         let joined = self
             .join_ready(ready, durability, Some(completion))
             .map_err(final_error)?;
@@ -104,13 +113,13 @@ impl Core {
                 since: view.at,
             };
             let changes = vec![(tree, key.to_vec(), change)];
-            let ready = self.prepare(changes, Some(old.as_ref()), Some(condition))?;
+            let ready = self.prepare(changes, Old::Read(old.as_ref()), Some(condition))?;
             match self.join_ready(ready, durability, None) {
                 Ok(joined) => {
                     self.settle(&joined, durability)?;
                     return Ok(joined.end);
                 }
-                Err(Refused::Changed) => {}
+                Err(Refused::Changed) => self.wait_past(view.at)?,
                 Err(Refused::Error(error)) => return Err(error),
             }
         }
@@ -140,15 +149,19 @@ impl Core {
     fn prepare(
         self: &Arc<Self>,
         mut changes: Changes,
-        old: Option<Option<&Entry>>,
+        old: Old<'_>,
         condition: Option<Condition>,
     ) -> Result<Ready, Error> {
         // Of several changes of one key the last one counts: a stable sort keeps their order.
         changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         let replaced = match old {
-            None => Replaced::Unknown,
-            Some(None) => Replaced::Absent,
-            Some(Some(entry)) => Replaced::Fingerprint(entry.fingerprint()),
+            Old::Unknown => Replaced::Unknown,
+            Old::Read(None) => Replaced::Absent,
+            Old::Read(Some(entry)) => Replaced::Fingerprint(entry.fingerprint()),
+        };
+        let old = match old {
+            Old::Unknown => None,
+            Old::Read(entry) => entry,
         };
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
@@ -172,7 +185,7 @@ impl Core {
                     Op::Delete
                 }
                 Change::Put(entry) => {
-                    let body = self.body_of(entry, old.flatten(), &mut extents)?;
+                    let body = self.body_of(entry, old, &mut extents)?;
                     let body_ref = BodyRef::trusted(&body);
                     record.push(&Operation::Put {
                         tree,
@@ -189,12 +202,14 @@ impl Core {
             };
             ops.push((full_key(tree, &key).into(), op));
         }
+        let extent_bytes = extents.iter().map(Written::length).sum();
         Ok(Ready {
             prepared: Prepared {
                 record: record.finish().to_vec(),
                 ops,
                 trees: None,
                 condition,
+                extent_bytes,
             },
             extents,
         })
@@ -210,6 +225,7 @@ impl Core {
         limit("the meta", entry.meta.len(), META_BYTES_MAX)?;
         limit("the number of parts", entry.parts.len(), PARTS_MAX)?;
         let mut body = BodyBuilder::new(&entry.meta);
+        let mut kept = [false; PARTS_MAX];
         for part in entry.parts {
             match part {
                 NewPart::Bytes(bytes) if bytes.len() <= INLINE_ALWAYS_BYTES => {
@@ -228,11 +244,14 @@ impl Core {
                     extents.push(written);
                 }
                 NewPart::Keep(index) => {
-                    let kept = old.and_then(|old| old.body().parts().nth(index));
-                    let kept = kept.ok_or(Error::BadOption(
+                    let part = old.and_then(|old| old.body().parts().nth(index));
+                    let part = part.ok_or(Error::BadOption(
                         "a part can be kept only of the entry that an update was shown",
                     ))?;
-                    body.part(kept);
+                    if std::mem::replace(&mut kept[index], true) {
+                        return Err(Error::BadOption("a part can be kept only once"));
+                    }
+                    body.part(part);
                 }
             }
         }

@@ -1,5 +1,11 @@
 //! The store as a user meets it, on a real file: what is put is got, across closing and reopening.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a panic is the report"
+)]
+
 use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
 use std::path::PathBuf;
 use tempfile::TempDir;

@@ -254,7 +254,8 @@ fn a_map_that_says_too_much_or_too_little_is_named() {
 
 #[test]
 fn no_unit_is_lost_and_none_has_two_owners() {
-    for seed in 0..12u64 {
+    let seeds = std::env::var("SEEDS").map_or(12, |n| n.parse().unwrap());
+    for seed in 0..seeds {
         let options = Options { ..tiny() };
         let mut disk = Arc::new(MemoryDisk::default());
         Store::format_on(disk.as_ref(), &World::real(), &options).unwrap();

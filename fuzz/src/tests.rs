@@ -71,6 +71,7 @@ fn a_superblock() -> Superblock {
         catalog: Pointer::NONE,
         catalog_summary: Summary::EMPTY,
         region_table: RegionTableRef::default(),
+        node_units: 0,
         fingerprint_key: FingerprintKey::PUBLIC,
         created: 1,
         earlier: Vec::new(),

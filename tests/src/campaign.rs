@@ -111,7 +111,7 @@ impl Campaign {
 
     /// How many histories `exhaust` means.
     fn exhaustive<S: Subject>(&self) -> u64 {
-        let kinds = S::KINDS.len() as u64;
+        let kinds = S::EXHAUSTED_KINDS as u64;
         match self.exhaust {
             0 => 0,
             most => (0..=most).map(|length| kinds.pow(length)).sum(),
@@ -122,7 +122,7 @@ impl Campaign {
     fn history<S: Subject>(&self, number: u64) -> History<S> {
         let mut rng = Rng::new(self.seed.wrapping_mul(0x9e37_79b9).wrapping_add(number));
         let exhaustive = self.exhaustive::<S>();
-        let kinds = S::KINDS.len() as u64;
+        let kinds = S::EXHAUSTED_KINDS as u64;
         if number >= exhaustive {
             let length = rng.below(RANDOM_OPS) + 1;
             let ops = (0..length)

@@ -316,7 +316,7 @@ impl<S: Subject> Crasher<'_, S> {
         let lost = vec![Pick::Old; epoch.atoms.len()];
         for picks in [kept, lost] {
             let image = epoch.image(&picks);
-            for place in S::rot_places(image.size()) {
+            for place in S::rot_places(image.size(), &mut self.rng) {
                 self.meter.count()?;
                 let (rotten, rot) = self.spoil(&image, &place);
                 let expected = if place.may_lose_last_ack {

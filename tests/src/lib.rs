@@ -8,6 +8,7 @@
 //! model      what the store may hold after it        subject      the store under test
 //! check      one history, all its crashes            campaign     many histories, two threads
 //! sweep      one history, a fault at each operation
+//! whole      the engine as the subject
 //! toy        a small store with planted bugs that proves that all of this catches bugs
 //! ```
 #![forbid(unsafe_code)]
@@ -24,4 +25,5 @@ pub mod sim_disk;
 pub mod subject;
 pub mod sweep;
 pub mod toy;
+pub mod whole;
 pub mod world;

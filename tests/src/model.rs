@@ -68,6 +68,7 @@ pub struct BatchNo(usize);
 enum Mark {
     Issued(State),
     Acked(BatchNo),
+    Retracted,
     Showed(State),
 }
 
@@ -95,6 +96,11 @@ impl Expected {
         self.allowed.push(state);
     }
 
+    fn retract(&mut self) {
+        self.allowed.pop();
+        assert!(!self.allowed.is_empty(), "retracted what was promised");
+    }
+
     fn acknowledge(&mut self, batch: BatchNo) {
         let passed = batch.0.saturating_sub(self.first);
         assert!(passed < self.allowed.len(), "acknowledged before issued");
@@ -115,6 +121,7 @@ impl Expected {
         match mark {
             Mark::Issued(state) => self.issue(state.clone()),
             Mark::Acked(batch) => self.acknowledge(*batch),
+            Mark::Retracted => self.retract(),
             Mark::Showed(state) => self.show(state.clone()),
         }
     }
@@ -246,6 +253,11 @@ impl Ledger {
         let next = Some(Arc::new(apply(newest, changes)));
         self.note(position, Mark::Issued(next));
         BatchNo(self.now.first + self.now.allowed.len() - 1)
+    }
+
+    /// The newest batch was refused, with the promise that nothing of it happened.
+    pub fn retract(&mut self, position: usize) {
+        self.note(position, Mark::Retracted);
     }
 
     /// The batch, and with it all before, was acknowledged as durable.

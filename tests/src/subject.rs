@@ -9,13 +9,18 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// How an error begins that is a violation whatever was ordered to fail.
+pub const BROKEN: &str = "broken promise: ";
+
 /// A store under test, driven by one thread.
 pub trait Subject: Sized {
     /// One step of a history.
     type Op: Clone + Debug + Send + Sync;
 
-    /// The kinds of operation, in the order in which histories are exhausted.
+    /// The kinds of operation.
     const KINDS: &'static [&'static str];
+    /// So many of them, from the first on, are the kinds that histories are exhausted over.
+    const EXHAUSTED_KINDS: usize = Self::KINDS.len();
     /// The planted bugs. [`Env::bug`] is an index into them.
     const BUGS: &'static [&'static str];
     /// Bytes of a sector of its disk.
@@ -32,6 +37,7 @@ pub trait Subject: Sized {
 
     /// Does one operation and notes in `run` what it issues and what is acknowledged. An error is
     /// a violation unless faults were ordered; after one, every later call is right or an error.
+    /// One that begins with [`BROKEN`] is always a violation.
     /// To reopen, it drops and replaces itself, and notes what the new opening shows.
     fn run_op(&mut self, op: &Self::Op, run: &mut Run) -> Result<(), String>;
 
@@ -42,8 +48,8 @@ pub trait Subject: Sized {
     /// each unit owned exactly once.
     fn audit(&mut self) -> Result<(), String>;
 
-    /// Places whose rot must be noticed, on a disk of `size` bytes.
-    fn rot_places(size: u64) -> Vec<RotPlace>;
+    /// Places whose rot must be noticed, on a disk of `size` bytes; `rng` chooses among too many.
+    fn rot_places(size: u64, rng: &mut Rng) -> Vec<RotPlace>;
 }
 
 /// Places that go bad together.
@@ -112,6 +118,11 @@ impl Run {
     /// Notes that a batch, and all before it, was acknowledged as durable.
     pub fn acknowledge(&mut self, batch: BatchNo) {
         self.ledger.acknowledge(self.env.disk.position(), batch);
+    }
+
+    /// Notes that the newest batch was refused: nothing of it may ever be seen.
+    pub fn retract(&mut self) {
+        self.ledger.retract(self.env.disk.position());
     }
 
     /// Notes that all batches so far were acknowledged as durable (a checkpoint, a clean close).

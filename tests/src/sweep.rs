@@ -11,7 +11,7 @@ use crate::images::Limits;
 use crate::model::Ledger;
 use crate::rng::Rng;
 use crate::sim_disk::SimDisk;
-use crate::subject::{Env, Run, Subject};
+use crate::subject::{BROKEN, Env, Run, Subject};
 
 /// What fails.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +101,7 @@ impl Sweep {
             }));
             for op in ops {
                 if let Err(what) = subject.run_op(op, &mut run)
-                    && disk.failures() == 0
+                    && (disk.failures() == 0 || what.starts_with(BROKEN))
                 {
                     return Err(format!("{op:?}: {what}"));
                 }

@@ -451,7 +451,7 @@ impl Subject for Toy {
         Ok(())
     }
 
-    fn rot_places(_size: u64) -> Vec<RotPlace> {
+    fn rot_places(_size: u64, _rng: &mut Rng) -> Vec<RotPlace> {
         let slots = (0..2).map(|slot| {
             let at = slot * SECTOR;
             RotPlace::new(format!("header {slot}"), at..at + SECTOR)

@@ -17,6 +17,7 @@ macro_rules! layout {
     ($($vis:vis $constant:ident $name:literal $offset:literal + $size:literal;)*) => {
         $($vis const $constant: usize = $offset;)*
         /// The fixed fields, in order: what the table in `FORMAT.md` is compared with.
+        #[allow(dead_code, reason = "the comparison is a test")]
         pub const FIELDS: &[crate::format::layout::Field] = &[
             $(crate::format::layout::Field { name: $name, offset: $constant, size: $size },)*
         ];

@@ -43,7 +43,7 @@ pub const SLOT_BYTES: usize = 4;
 pub const SUFFIX_LEN_BYTES: usize = 2;
 
 /// A child's record: pointer, count and sum.
-pub(crate) mod child {
+pub mod child {
     super::layout! {
         pub(crate) POINTER "pointer" 0 + 48;
         pub(crate) COUNT "count" 48 + 8;

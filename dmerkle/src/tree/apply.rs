@@ -3,7 +3,7 @@
 //! `apply(root, operations) -> new nodes, retired blocks, new root`, in steps of about a leaf, so
 //! that a checkpoint can yield. The old tree is walked in key order. A leaf that an operation
 //! changes is *opened*: its entries join a stream together with the new ones, and from the stream
-//! [`Packer`] makes new nodes. What no operation changes is *kept*, as high up as possible: one
+//! `Packer` makes new nodes. What no operation changes is *kept*, as high up as possible: one
 //! child of a new branch stands for the whole subtree.
 //!
 //! Invariants:

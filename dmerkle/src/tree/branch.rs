@@ -3,7 +3,7 @@
 use crate::error::Structure;
 use crate::format::bytes::{Reader, put_at, u64_at};
 use crate::format::node as layout;
-use crate::format::pointer::Pointer;
+use crate::format::pointer::{POINTER_BYTES, Pointer};
 use crate::tree::node::{Label, Node, Shape, common_prefix, encode_frame, seal};
 use crate::types::{Sum, Summary};
 
@@ -42,7 +42,10 @@ impl<B: AsRef<[u8]>> Node<B> {
     /// Where child `index` is.
     pub fn child_pointer(&self, index: usize) -> Pointer {
         assert!(!self.is_leaf());
-        let mut reader = Reader::new(self.child_record(index), Structure::Node);
+        let mut reader = Reader::new(
+            &self.child_record(index)[layout::child::POINTER..],
+            Structure::Node,
+        );
         Pointer::decode(&mut reader).expect("validated")
     }
 
@@ -126,7 +129,7 @@ pub(crate) fn encode_branch<'a>(
     let slots = heads + keys * layout::HEAD_BYTES;
     let records = slots + keys * layout::SLOT_BYTES;
     let mut at = records + count * layout::CHILD_BYTES;
-    let mut pointer = Vec::with_capacity(layout::child::COUNT);
+    let mut pointer = Vec::with_capacity(POINTER_BYTES);
     for index in 0..count {
         let (key, root) = child(index);
         if let Some(slot) = index.checked_sub(1) {
@@ -148,7 +151,8 @@ pub(crate) fn encode_branch<'a>(
         let record = records + index * layout::CHILD_BYTES;
         pointer.clear();
         root.pointer.encode(&mut pointer);
-        block[record..record + pointer.len()].copy_from_slice(&pointer);
+        let place = record + layout::child::POINTER;
+        block[place..place + pointer.len()].copy_from_slice(&pointer);
         let count = root.summary.count.to_le_bytes();
         put_at(block, record + layout::child::COUNT, count);
         let sum = root.summary.sum.0.to_le_bytes();

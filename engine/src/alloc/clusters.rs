@@ -62,7 +62,7 @@ impl Cluster {
 }
 
 /// The clusters of all loaded regions.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Clusters {
     by_start: BTreeMap<u64, Cluster>,
     /// Per order, the clusters whose largest free block has it.

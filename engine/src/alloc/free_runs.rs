@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const ALIGNED_PROBES: usize = if cfg!(test) { 2 } else { 32 };
 
 /// Free space as coalesced runs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct FreeRuns {
     /// First unit to units.
     by_start: BTreeMap<u64, u32>,

@@ -88,7 +88,7 @@ struct Region {
 }
 
 /// Hands out units and takes them back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Allocator {
     geometry: Geometry,
     cluster_order: u8,

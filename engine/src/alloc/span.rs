@@ -54,7 +54,7 @@ impl Span {
 }
 
 /// A set of units, kept as coalesced spans.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct SpanSet {
     /// First unit to the unit behind the last.
     spans: BTreeMap<u64, u64>,

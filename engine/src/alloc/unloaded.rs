@@ -9,7 +9,7 @@
 
 use super::span::{Span, SpanSet};
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Unloaded {
     bounds: MaxTree,
     pub marked: SpanSet,
@@ -73,7 +73,7 @@ impl Unloaded {
 }
 
 /// A complete binary tree of maxima over an array.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct MaxTree {
     /// Node 1 is the root, the children of `i` are `2i` and `2i + 1`, the leaves are the last half.
     nodes: Vec<u32>,

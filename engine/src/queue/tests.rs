@@ -37,7 +37,7 @@ proptest! {
         for step in moves {
             match step {
                 Move::Join { bytes, durable } => {
-                    if queue.room(bytes).is_ok() {
+                    if queue.room(bytes, 0).is_ok() {
                         let before = queue.issued;
                         let (end, _) = queue.append(&vec![7; bytes], durable, None);
                         prop_assert!(end > before);
@@ -93,11 +93,11 @@ fn a_buffered_batch_behind_a_durable_one_waits_for_its_flush() {
 #[test]
 fn the_blocks_kept_for_a_stamp_are_there_when_the_ring_is_full() {
     let mut queue = queue();
-    while queue.room(400).is_ok() {
+    while queue.room(400, 0).is_ok() {
         queue.append(&[1; 400], true, None);
         queue.take();
     }
-    assert_eq!(queue.room(1), Err(Full::Ring));
+    assert_eq!(queue.room(1, 0), Err(Full::Ring));
     queue.push_stamp();
     assert!(queue.used() <= Geometry::tiny().ring_bytes);
 }

@@ -1,15 +1,16 @@
 //! Crashes a store a million times and says what became of its promises.
 //!
-//! `crash [--states N] [--seed S] [--exhaust K] [--planted] [--long]`
+//! `crash [--states N] [--seed S] [--exhaust K] [--planted] [--long] [--toy]`
 
 use dynomite_tests::campaign::{Campaign, planted};
 use dynomite_tests::subject::Subject;
 use dynomite_tests::toy::Toy;
+use dynomite_tests::whole::Whole;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 crash [--states N] [--seed S] [--exhaust K] [--planted] [--long]
-      [--history H] [--threads T]
+      [--history H] [--threads T] [--toy]
 
 Runs histories on a simulated disk and reopens every image that a crash could leave.
   --states N    states of random histories to try (1000000)
@@ -18,18 +19,20 @@ Runs histories on a simulated disk and reopens every image that a crash could le
   --planted     instead run each planted bug until it is caught, and print a table
   --long        --exhaust 3 and 60 million states, unless they are given
   --history H   only this history, as the report of a violation names it
-  --threads T   threads (2)";
+  --threads T   threads (2)
+  --toy         the harness's own toy store instead of the engine";
 
 struct Arguments {
     campaign: Campaign,
     planted: bool,
+    toy: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let mut seed = clock.map_or(0, |now| now.as_secs());
     let (mut states, mut exhaust, mut only, mut threads) = (None, None, None, 2);
-    let (mut planted, mut long) = (false, false);
+    let (mut planted, mut long, mut toy) = (false, false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let mut number = || -> Result<u64, String> {
@@ -48,6 +51,7 @@ fn arguments() -> Result<Arguments, String> {
             "--threads" => threads = number()?.max(1),
             "--planted" => planted = true,
             "--long" => long = true,
+            "--toy" => toy = true,
             "--help" | "-h" => {
                 println!("{USAGE}");
                 std::process::exit(0);
@@ -68,12 +72,17 @@ fn arguments() -> Result<Arguments, String> {
         threads: usize::try_from(threads).map_err(|error| error.to_string())?,
         quiet: false,
     };
-    Ok(Arguments { campaign, planted })
+    Ok(Arguments {
+        campaign,
+        planted,
+        toy,
+    })
 }
 
 fn main() -> ExitCode {
     match arguments() {
-        Ok(arguments) => run::<Toy>(&arguments),
+        Ok(arguments) if arguments.toy => run::<Toy>(&arguments),
+        Ok(arguments) => run::<Whole>(&arguments),
         Err(sentence) => {
             eprintln!("crash: {sentence}");
             ExitCode::from(2)

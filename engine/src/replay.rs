@@ -1,0 +1,208 @@
+//! Replay: what the live log says, as a memtable and a directory, and where it ends.
+//!
+//! Invariants:
+//! - A batch is taken in whole or not at all, in the order of the log; the first one that does not
+//!   hold ends it, and nothing behind it is looked at.
+//! - A batch that no flush is known to cover counts only if each of its extents is on the disk.
+//! - Every extent that a batch names is marked in use when the batch is taken in.
+
+use crate::core::TreeChange;
+use crate::directory::Directory;
+use crate::error::Error;
+use crate::io::{AlignedBuf, Disk};
+use crate::memtable::{Memtable, Op, full_key};
+use crate::planted::{self, Bug};
+use crate::space::Space;
+use dmerkle::fingerprint::{FingerprintKey, part_hash};
+use dmerkle::format::extent::ExtentRef;
+use dmerkle::format::log_block::block_at_or_after;
+use dmerkle::format::record::{BatchRef, Operation};
+use dmerkle::recover::{ReadAt, Scan, ScanInput, Tail, scan};
+use dmerkle::{Corrupt, Geometry, Lsn, Place, Run, Structure, TreeId};
+
+/// What a replay stands on.
+pub(crate) struct Ground<'a> {
+    pub(crate) disk: &'a dyn Disk,
+    pub(crate) reads: &'a dyn ReadAt,
+    pub(crate) input: ScanInput<'a>,
+    pub(crate) space: &'a Space,
+    pub(crate) directory: &'a Directory,
+    /// Whether damage to acknowledged commits ends the replay instead of refusing it.
+    pub(crate) read_only: bool,
+}
+
+/// What the log said.
+pub(crate) struct Replayed {
+    pub(crate) memtable: Memtable,
+    /// Where the live log ends, to the byte.
+    pub(crate) cut: Lsn,
+    pub(crate) scan: Scan,
+}
+
+/// Replays the live log.
+pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
+    let superblock = ground.input.superblock;
+    let geometry = superblock.geometry;
+    let mut replay = Replay {
+        disk: ground.disk,
+        geometry: &geometry,
+        file_bytes: ground.reads.len(),
+        key: &superblock.fingerprint_key,
+        space: ground.space,
+        directory: ground.directory,
+        memtable: Memtable::new(),
+        end: superblock.log_start,
+    };
+    let covered = superblock.durable.max(superblock.cut);
+    let mut doubtful: Vec<Doubtful> = Vec::new();
+    let scanned = scan(ground.reads, &ground.input, &mut |batch| {
+        if batch.end <= covered && doubtful.is_empty() {
+            return replay.apply(batch.end, batch.bytes);
+        }
+        doubtful.push(Doubtful {
+            start: batch.start,
+            end: batch.end,
+            bytes: batch.bytes.to_vec(),
+        });
+        Ok(())
+    })?;
+    if scanned.lost_generation(superblock).is_some() && !planted::has(Bug::StaleSuperblock) {
+        return Err(Error::SuperblockLost);
+    }
+    if let Tail::Corrupt { at, durable } = scanned.tail
+        && !ground.read_only
+        && !planted::has(Bug::CutAcknowledged)
+    {
+        return Err(Error::AcknowledgedLoss { at, durable });
+    }
+    let mut whole = true;
+    for batch in doubtful {
+        if batch.end > scanned.durable && !replay.extents_hold(&batch.bytes, batch.end)? {
+            whole = false; // torn: this batch and all behind it were never acknowledged
+            break;
+        }
+        debug_assert!(batch.start >= replay.end, "batches come in order");
+        replay.apply(batch.end, &batch.bytes)?;
+    }
+    // The scan's end may lie behind the last batch: an older cut, where nothing may be written.
+    let mut cut = if whole {
+        scanned.end.max(replay.end)
+    } else {
+        replay.end
+    };
+    if planted::has(Bug::CutByBlock) {
+        cut = block_at_or_after(&geometry, cut);
+    }
+    Ok(Replayed {
+        memtable: replay.memtable,
+        cut,
+        scan: scanned,
+    })
+}
+
+/// A batch that no flush is known to cover yet.
+struct Doubtful {
+    start: Lsn,
+    end: Lsn,
+    bytes: Vec<u8>,
+}
+
+/// The memtable and the trees as the log tells them.
+struct Replay<'a> {
+    disk: &'a dyn Disk,
+    geometry: &'a Geometry,
+    file_bytes: u64,
+    key: &'a FingerprintKey,
+    space: &'a Space,
+    directory: &'a Directory,
+    memtable: Memtable,
+    /// The end of the last batch that counts.
+    end: Lsn,
+}
+
+impl Replay<'_> {
+    /// Takes one batch in.
+    fn apply(&mut self, end: Lsn, bytes: &[u8]) -> Result<(), Error> {
+        let batch = decode(bytes, end)?;
+        for operation in batch.ops() {
+            match operation {
+                Operation::Put {
+                    tree, key, body, ..
+                } => {
+                    for extent in body.extents() {
+                        self.mark(extent.run(self.geometry))?;
+                    }
+                    let fingerprint = self.key.of_entry(key, body);
+                    let body = body.as_bytes().into();
+                    self.insert(tree, key, end, Op::Put { body, fingerprint });
+                }
+                Operation::Delete { tree, key, .. } => self.insert(tree, key, end, Op::Delete),
+                Operation::CreateTree { tree, name } => {
+                    let name = name.to_vec();
+                    self.directory.apply(TreeChange::Create { tree, name });
+                }
+                Operation::DropTree { tree } => {
+                    self.directory.apply(TreeChange::Drop { tree });
+                }
+            }
+        }
+        self.end = end;
+        Ok(())
+    }
+
+    fn insert(&self, tree: TreeId, key: &[u8], end: Lsn, op: Op) {
+        let full = full_key(tree, key).into();
+        // Nobody reads yet, so every older version leaves.
+        self.memtable
+            .insert(full, end, op, end, &|_, _| false, self.geometry);
+    }
+
+    fn mark(&self, run: Run) -> Result<(), Error> {
+        if planted::has(Bug::ForgetLogNamed) {
+            return Ok(());
+        }
+        if self.space.mark(run, self.file_bytes) {
+            return Ok(());
+        }
+        let outside = "an extent outside the data regions";
+        Err(Corrupt::rule(Structure::LogRecord, outside)
+            .at(Place::Block(run.start))
+            .into())
+    }
+
+    /// Whether every extent of a batch is on the disk as its record says.
+    fn extents_hold(&self, bytes: &[u8], end: Lsn) -> Result<bool, Error> {
+        for operation in decode(bytes, end)?.ops() {
+            if let Operation::Put { body, .. } = operation {
+                for extent in body.extents() {
+                    if !self.extent_holds(extent) {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn extent_holds(&self, extent: ExtentRef<'_>) -> bool {
+        if planted::has(Bug::SkipExtentHash) {
+            return true;
+        }
+        let run = extent.run(self.geometry);
+        if run.end() * self.geometry.unit() > self.file_bytes {
+            return false;
+        }
+        let bytes = u64::from(run.units) * self.geometry.unit();
+        let mut buffer = AlignedBuf::zeroed(usize::try_from(bytes).expect("at most 256 MiB"));
+        let length = usize::try_from(extent.length()).expect("at most 256 MiB");
+        self.disk
+            .read(self.geometry.offset_of(run.start), &mut buffer)
+            .is_ok()
+            && extent.verify(&buffer[..length]).is_ok()
+            && part_hash(&buffer[..length]) == *extent.hash()
+    }
+}
+
+fn decode(bytes: &[u8], end: Lsn) -> Result<BatchRef<'_>, Error> {
+    BatchRef::decode(bytes).map_err(|corrupt| corrupt.at(Place::Lsn(end)).into())
+}

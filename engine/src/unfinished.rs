@@ -1,0 +1,73 @@
+//! Files that get their name only when they are whole.
+//!
+//! Invariants: until [`Unfinished::name`] there is no file of the wanted name because of this, and
+//! a crash leaves at most the unfinished one, which the next claim removes; a file that another
+//! process has given the name meanwhile is never replaced; an unfinished file at which somebody
+//! works (it is locked then) is never removed.
+
+use crate::error::Error;
+use crate::io::{FileDisk, OpenError};
+use crate::store::open_error;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The place of a file that is not whole yet; what stands there is removed when this is dropped.
+pub(crate) struct Unfinished(PathBuf);
+
+impl Unfinished {
+    /// Takes the place beside `path`, if nothing has that name yet.
+    pub(crate) fn claim(path: &Path, doing: &'static str) -> Result<Self, Error> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(Error::Exists);
+        }
+        let unfinished = beside(path);
+        match FileDisk::open(&unfinished) {
+            Ok(_left_behind) => fs::remove_file(&unfinished).map_err(Error::io(doing))?,
+            Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(open_error(error, doing)),
+        }
+        Ok(Self(unfinished))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Gives the file its name, durably, unless another file has it by now.
+    pub(crate) fn name(self, path: &Path, doing: &'static str) -> Result<(), Error> {
+        match fs::hard_link(&self.0, path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::Exists);
+            }
+            // A file system without links. There the look at the beginning has to do.
+            Err(_) => fs::rename(&self.0, path).map_err(Error::io(doing))?,
+        }
+        drop(self);
+        sync_folder(path).map_err(Error::io(doing))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Nothing to be done about an error here, and after a rename there is no such file.
+        let _ = fs::remove_file(&self.0);
+        let _ = fs::remove_file(beside(&self.0));
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".unfinished");
+    name.into()
+}
+
+/// Brings a file's name down to the medium.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,114 @@
+//! A value handed out without a copy.
+
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::io::MappedExtent;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::tree::Tree;
+use crate::view::View;
+use dmerkle::Place;
+use dmerkle::format::body::PartRef;
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// The bytes of a part, verified when they were handed out, shared by all clones.
+///
+/// A part with units of its own is shown from the page cache, without a copy, where the disk can
+/// be mapped. What that means:
+/// - Its space is not reused while any clone is held, whatever becomes of the entry, and the
+///   store's file stays locked, also after the store was closed.
+/// - A page that the kernel drops and reads again later is the kernel's word: on a dying disk that
+///   read can raise SIGBUS, and no checksum covers it. Who cannot have that takes `get`.
+/// - What was just written is cold: it was written past the page cache, so handing it out reads it.
+#[derive(Clone)]
+pub struct ValueRef(Bytes);
+
+#[derive(Clone)]
+enum Bytes {
+    /// A range of an entry's body.
+    Inline(Arc<[u8]>, Range<usize>),
+    /// The extent, and the state that keeps its space.
+    Extent(
+        MappedExtent,
+        #[expect(dead_code, reason = "held")] Arc<State>,
+    ),
+}
+
+impl ValueRef {
+    /// Whether these are the page cache's or the memtable's own bytes.
+    pub fn is_zero_copy(&self) -> bool {
+        match &self.0 {
+            Bytes::Inline(..) => true,
+            Bytes::Extent(extent, _) => extent.is_zero_copy(),
+        }
+    }
+}
+
+impl Deref for ValueRef {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Inline(body, range) => &body[range.clone()],
+            Bytes::Extent(extent, _) => extent,
+        }
+    }
+}
+
+impl AsRef<[u8]> for ValueRef {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl fmt::Debug for ValueRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ValueRef({} bytes)", self.len())
+    }
+}
+
+impl Entry {
+    /// Part `index` without a copy, verified; `None` past the last. See [`ValueRef`] for what
+    /// holding it means.
+    pub fn part_shared(&self, index: usize) -> Result<Option<ValueRef>, Error> {
+        let view = self.view();
+        let bytes = match self.body().parts().nth(index) {
+            None => return Ok(None),
+            Some(PartRef::Inline(bytes)) => {
+                let body = self.shared_body();
+                let start = bytes.as_ptr().addr() - body.as_ptr().addr();
+                Bytes::Inline(Arc::clone(body), start..start + bytes.len())
+            }
+            Some(PartRef::Extent(extent)) => {
+                let offset = view.core.identity.geometry.offset_of(extent.start());
+                let length = usize::try_from(extent.length()).expect("at most 256 MiB");
+                let reading = "reading an extent";
+                let shown = view.core.disk.map(offset, length);
+                let shown = shown.map_err(Error::io(reading))?;
+                let verified = extent.verify(&shown);
+                verified.map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
+                Bytes::Extent(shown, Arc::clone(&view.state))
+            }
+        };
+        Ok(Some(ValueRef(bytes)))
+    }
+}
+
+impl Tree {
+    /// The value of a key without a copy: the first part of its entry, verified. See [`ValueRef`]
+    /// for what holding it means.
+    pub fn get_ref(&self, key: &[u8]) -> Result<Option<ValueRef>, Error> {
+        let (entry, _) = View::newest_entry(self.core(), self.id(), key)?;
+        entry.map_or(Ok(None), |entry| entry.part_shared(0))
+    }
+}
+
+impl Snapshot {
+    /// The value of a key without a copy, as [`Tree::get_ref`].
+    pub fn get_ref(&self, tree: &Tree, key: &[u8]) -> Result<Option<ValueRef>, Error> {
+        let entry = self.entry(tree, key)?;
+        entry.map_or(Ok(None), |entry| entry.part_shared(0))
+    }
+}

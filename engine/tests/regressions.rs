@@ -1,0 +1,180 @@
+//! Promises that were broken once, each test named for its promise.
+
+#![expect(clippy::unwrap_used, reason = "a panic is the report")]
+
+use engine::{Batch, Durability, Error, Options, Store};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+fn options() -> Options {
+    Options {
+        log_bytes: 8 << 20,
+        ..Options::default()
+    }
+}
+
+fn folder() -> (TempDir, PathBuf) {
+    let program = std::env::current_exe().unwrap();
+    let dir = TempDir::new_in(program.parent().unwrap()).unwrap();
+    let path = dir.path().join("store");
+    (dir, path)
+}
+
+/// A checkpoint that emptied a dropped tree read back blocks that it had not written yet.
+#[test]
+fn a_large_dropped_tree_is_emptied_over_several_checkpoints() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    for round in 0..10u32 {
+        let mut batch = Batch::new();
+        for i in 0..1000u32 {
+            let key = format!("k{:08}", round * 1000 + i);
+            batch.put(&tree, key.as_bytes(), vec![7; 100]);
+        }
+        store.commit(batch, Durability::Buffered).unwrap();
+    }
+    store.checkpoint().unwrap();
+    let full = store.stats().allocated_bytes;
+    store.drop_tree(b"t").unwrap();
+    assert!(matches!(tree.get(b"k00000001"), Err(Error::NoSuchTree)));
+    for _ in 0..5 {
+        store.checkpoint().unwrap();
+    }
+    let left = store.stats().allocated_bytes;
+    assert!(left * 10 < full, "{left} of {full} bytes are still taken");
+    let report = store.verify().unwrap();
+    assert!(report.violations.is_empty(), "{:?}", report.violations);
+}
+
+/// A read that found only newer versions in the active memtable went on to the frozen one.
+#[test]
+fn a_read_is_never_older_than_what_was_acknowledged_before_it() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let put = |i: u64| {
+        let mut batch = Batch::new();
+        batch.put(&tree, b"k", i.to_le_bytes());
+        store.commit(batch, Durability::Buffered).unwrap();
+    };
+    put(0);
+    let stop = AtomicBool::new(false);
+    let acknowledged = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (store, tree, stop, acknowledged) = (&store, &tree, &stop, &acknowledged);
+        scope.spawn(move || {
+            for i in 1.. {
+                put(i);
+                acknowledged.store(i, Ordering::SeqCst);
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                store.step().unwrap();
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(2);
+        let mut stale = None;
+        while Instant::now() < until && stale.is_none() {
+            let floor = acknowledged.load(Ordering::SeqCst);
+            let got = tree.get(b"k").unwrap().unwrap();
+            let got = u64::from_le_bytes(got.try_into().unwrap());
+            if got < floor {
+                stale = Some((got, floor));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(stale, None, "read, acknowledged before");
+    });
+}
+
+/// The log thread tried to join itself.
+#[test]
+fn a_completion_may_drop_the_last_handle_of_the_store() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let mut batch = Batch::new();
+    batch.put(&tree, b"k", b"v");
+    let (told, learns) = mpsc::channel();
+    let last = store.clone();
+    store
+        .commit_async(batch, Durability::Durable, move |fate| {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(last);
+            told.send(fate).unwrap();
+        })
+        .unwrap();
+    drop(tree);
+    drop(store);
+    learns
+        .recv_timeout(Duration::from_secs(20))
+        .unwrap()
+        .unwrap();
+    let store = Store::open(&path, &options()).unwrap();
+    assert_eq!(store.tree(b"t").unwrap().get(b"k").unwrap().unwrap(), b"v");
+}
+
+/// A panic in one completion left the others waiting.
+#[test]
+fn a_completion_that_panics_takes_nobody_with_it() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let (told, learns) = mpsc::channel();
+    for i in 0..10u8 {
+        let told = told.clone();
+        let mut batch = Batch::new();
+        batch.put(&tree, &[i], b"v");
+        store
+            .commit_async(batch, Durability::Durable, move |fate| {
+                assert!(i % 2 == 0, "every other completion panics");
+                told.send(fate).unwrap();
+            })
+            .unwrap();
+    }
+    for _ in 0..5 {
+        learns
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap()
+            .unwrap();
+    }
+    tree.put(b"after", b"v").unwrap();
+}
+
+/// A flush waited for the queue to be empty, which under load it never is.
+#[test]
+fn a_flush_covers_what_was_there_and_does_not_wait_for_more() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..8u8 {
+            let (tree, stop) = (&tree, &stop);
+            scope.spawn(move || {
+                for i in 0u64.. {
+                    let mut key = i.to_le_bytes().to_vec();
+                    key.push(writer);
+                    tree.put(&key, b"v").unwrap();
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let before = store.stats().flushes;
+        store.flush().unwrap();
+        let took = store.stats().flushes - before;
+        stop.store(true, Ordering::Relaxed);
+        assert!(took < 20, "{took} flushes of the log for one");
+    });
+}

@@ -1,0 +1,553 @@
+//! The engine as the subject: the whole store on the simulated disk, driven by one thread.
+//!
+//! A value of the model is an entry, meta and parts, as [`encode`] writes it. The store is always
+//! left as a crash leaves it (dropping the subject writes nothing), but for the operation that
+//! closes it.
+
+mod entry;
+
+use crate::model::{Change, Contents};
+use crate::rng::Rng;
+use crate::subject::{BROKEN, Env, RotPlace, Run, Subject};
+use engine::io::Disk;
+use engine::planted::{self, Bug};
+use engine::{
+    Batch, Decision, Durability, Entry, Error, Geometry, NewEntry, NewPart, Options, Snapshot,
+    Store, Summary, Tree,
+};
+use entry::{decode, encode};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One step of a store's history.
+#[derive(Debug, Clone)]
+pub enum Op {
+    /// Commits the changes as one batch, durably or not. Trees are created as needed.
+    Commit(Vec<Change>, bool),
+    /// Creates the tree, or drops it if it is there.
+    CreateOrDrop(Vec<u8>),
+    /// Adds a part to an entry and keeps the others where they are.
+    Keep {
+        /// The tree.
+        tree: Vec<u8>,
+        /// The key.
+        key: Vec<u8>,
+        /// The new part.
+        part: Part,
+    },
+    /// Begins a value that is streamed, and leaves it off.
+    Abandon(u64),
+    /// Takes a checkpoint.
+    Checkpoint,
+    /// Takes some steps of one.
+    Step(u32),
+    /// Makes durable what was buffered.
+    Flush,
+    /// Takes a snapshot and holds it.
+    Hold,
+    /// Compares the held snapshot with what was there then, and lets it go.
+    Release,
+    /// Is killed and opened again, so many times.
+    Reopen(u32),
+    /// Is closed and opened again.
+    Close,
+    /// Reads everything and checks every invariant.
+    Scrub,
+    /// Gives free space back.
+    Punch,
+}
+
+/// Bytes of a part, by their length in a report.
+#[derive(Clone)]
+pub struct Part(Vec<u8>);
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The store.
+pub struct Whole {
+    store: Option<Store>,
+    held: Vec<Held>,
+    /// What the last dump gives as each tree's count and sum.
+    sums: BTreeMap<Vec<u8>, Summary>,
+}
+
+/// A snapshot and what each tree of then held then; a handle outlives its tree's name.
+struct Held {
+    snapshot: Snapshot,
+    trees: Vec<(Tree, BTreeMap<Vec<u8>, Vec<u8>>)>,
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        if let Some(store) = self.store.take() {
+            store.abandon();
+        }
+    }
+}
+
+fn options() -> Options {
+    Options {
+        cache_bytes: 16 << 10,
+        memtable_bytes: 12 << 10,
+        log_bytes: Geometry::tiny().ring_bytes,
+        geometry: Geometry::tiny(),
+        ..Options::default()
+    }
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
+fn plant(env: &Env) {
+    planted::plant(env.bug.map(|bug| Bug::ALL[bug]));
+}
+
+fn open_on(env: &Env) -> Result<Store, Error> {
+    plant(env);
+    let disk = Arc::clone(&env.disk) as Arc<dyn Disk>;
+    Store::open_on(disk, env.world.clone(), &options())
+}
+
+impl Whole {
+    fn store(&self) -> Result<&Store, String> {
+        self.store.as_ref().ok_or_else(|| "closed".to_owned())
+    }
+
+    fn of(store: Store) -> Self {
+        Self {
+            store: Some(store),
+            held: Vec::new(),
+            sums: BTreeMap::new(),
+        }
+    }
+
+    /// Commits what `work` commits, which is `changes`, and keeps the books.
+    fn issue<T>(
+        &self,
+        changes: &[Change],
+        durable: bool,
+        run: &mut Run,
+        work: impl FnOnce(&Store) -> Result<T, Error>,
+    ) -> Result<T, String> {
+        let store = self.store()?;
+        if store.stats().poisoned.is_some() {
+            return match work(store) {
+                Ok(_) => Err(format!("{BROKEN}a poisoned store takes {changes:?}")),
+                Err(error) => Err(text(error)),
+            };
+        }
+        let number = run.issue(changes);
+        match work(store) {
+            Ok(done) => {
+                if durable {
+                    run.acknowledge(number);
+                }
+                Ok(done)
+            }
+            Err(error) => {
+                // What happened to it is unknown only if the log could not be written.
+                if store.stats().poisoned.is_none() {
+                    run.retract();
+                }
+                Err(text(error))
+            }
+        }
+    }
+
+    fn has_tree(&self, name: &[u8]) -> Result<bool, String> {
+        Ok(self.store()?.trees().iter().any(|tree| tree.name == name))
+    }
+
+    fn tree(&self, name: &[u8], run: &mut Run) -> Result<Tree, String> {
+        if !self.has_tree(name)? {
+            let changes = [Change::CreateTree(name.to_vec())];
+            self.issue(&changes, true, run, |store| store.create_tree(name))?;
+        }
+        self.store()?.tree(name).map_err(text)
+    }
+
+    fn commit(&self, changes: &[Change], durable: bool, run: &mut Run) -> Result<(), String> {
+        let mut batch = Batch::new();
+        for change in changes {
+            match change {
+                Change::Put { tree, key, value } => {
+                    let (meta, parts) = decode(value);
+                    let parts = parts.into_iter().map(NewPart::Bytes).collect();
+                    batch.put_entry(&self.tree(tree, run)?, key, NewEntry { meta, parts });
+                }
+                Change::Delete { tree, key } => {
+                    batch.delete(&self.tree(tree, run)?, key);
+                }
+                Change::CreateTree(_) | Change::DropTree(_) => {
+                    unreachable!("trees come and go alone")
+                }
+            }
+        }
+        let durability = if durable {
+            Durability::Durable
+        } else {
+            Durability::Buffered
+        };
+        self.issue(changes, durable, run, |store| {
+            store.commit(batch, durability)
+        })
+        .map(|_| ())
+    }
+
+    /// Adds a part to what the entry has; past three, the first one goes.
+    fn keep(&self, tree: &[u8], key: &[u8], part: &Part, run: &mut Run) -> Result<(), String> {
+        let handle = self.tree(tree, run)?;
+        let newest = run.ledger.newest();
+        let old = newest.and_then(|contents| contents.get(tree)?.get(key));
+        let (meta, mut parts) = old.map_or_else(Default::default, |value| decode(value));
+        let kept = if parts.len() > 2 { 1 } else { 0 }..parts.len();
+        parts = parts[kept.clone()].to_vec();
+        parts.push(part.0.clone());
+        let value = encode(&meta, &parts);
+        let change = Change::Put {
+            tree: tree.to_vec(),
+            key: key.to_vec(),
+            value,
+        };
+        self.issue(&[change], true, run, |_| {
+            handle.update(key, Durability::Durable, |old| {
+                let meta = old.map_or(Vec::new(), |old| old.meta().to_vec());
+                let mut entry = NewEntry::with_meta(meta);
+                for index in kept.clone() {
+                    entry = entry.part(NewPart::Keep(index));
+                }
+                Ok(Decision::Put(entry.part(NewPart::Bytes(part.0.clone()))))
+            })
+        })
+        .map(|_| ())
+    }
+
+    fn reopen(&mut self, run: &mut Run) -> Result<(), String> {
+        self.held.clear();
+        if let Some(store) = self.store.take() {
+            store.abandon();
+        }
+        self.store = Some(open_on(&run.env).map_err(text)?);
+        let contents = self.dump()?;
+        self.audit()?;
+        run.show(&contents)
+            .map_err(|what| format!("{BROKEN}{what}"))
+    }
+
+    fn hold(&mut self) -> Result<(), String> {
+        let contents = self.dump()?;
+        let store = self.store()?;
+        let mut trees = Vec::new();
+        for (name, entries) in contents {
+            trees.push((store.tree(&name).map_err(text)?, entries));
+        }
+        let snapshot = store.snapshot();
+        self.held.push(Held { snapshot, trees });
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), String> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let held = self.held.remove(0);
+        for (tree, entries) in &held.trees {
+            let mut seen = BTreeMap::new();
+            for entry in held.snapshot.range(tree, b"", None) {
+                let entry = entry.map_err(text)?;
+                seen.insert(entry.key().to_vec(), value_of(&entry)?);
+            }
+            if seen != *entries {
+                return Err(format!("{BROKEN}a held snapshot changed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The model's value of an entry, each part verified.
+fn value_of(entry: &Entry) -> Result<Vec<u8>, String> {
+    let mut parts = Vec::with_capacity(entry.parts_len());
+    for index in 0..entry.parts_len() {
+        let part = entry.part(index).map_err(text)?;
+        parts.push(part.ok_or("a part is missing")?);
+    }
+    Ok(encode(entry.meta(), &parts))
+}
+
+fn some_bytes(rng: &mut Rng, least: u64, most: u64) -> Vec<u8> {
+    let length = least + rng.below(most - least);
+    let mut bytes = vec![0; usize::try_from(length).expect("small")];
+    rng.fill(&mut bytes);
+    bytes
+}
+
+fn some_key(rng: &mut Rng, keys: u64) -> Vec<u8> {
+    vec![b'a' + u8::try_from(rng.below(keys)).expect("small")]
+}
+
+fn some_tree(rng: &mut Rng) -> Vec<u8> {
+    vec![b's' + u8::try_from(rng.below(4) / 3).expect("small")]
+}
+
+fn some_put(rng: &mut Rng, keys: u64, least: u64, most: u64) -> Change {
+    Change::Put {
+        tree: some_tree(rng),
+        key: some_key(rng, keys),
+        value: encode(&[], &[some_bytes(rng, least, most)]),
+    }
+}
+
+impl Subject for Whole {
+    type Op = Op;
+    const KINDS: &'static [&'static str] = &[
+        "put small",
+        "put extent",
+        "overwrite",
+        "delete",
+        "batch over two trees",
+        "create or drop tree",
+        "checkpoint",
+        "snapshot held",
+        "snapshot released",
+        "reopen",
+        "scrub",
+        "punch",
+        // The rest takes part in random histories only.
+        "put buffered",
+        "flush",
+        "keep parts",
+        "step",
+        "step",
+        "big batch",
+        "put large",
+        "put many",
+        "delete many",
+        "abandon a writer",
+        "close",
+        "reopen often",
+        "checkpoint",
+    ];
+    const EXHAUSTED_KINDS: usize = 12;
+    const BUGS: &'static [&'static str] = Bug::NAMES;
+    const SECTOR: usize = 512;
+
+    fn op(kind: usize, rng: &mut Rng) -> Op {
+        match Self::KINDS[kind] {
+            "put small" => Op::Commit(vec![some_put(rng, 8, 0, 200)], true),
+            "put extent" => Op::Commit(vec![some_put(rng, 8, 1025, 5000)], true),
+            "overwrite" => Op::Commit(vec![some_put(rng, 1, 0, 2000)], true),
+            "put buffered" => Op::Commit(vec![some_put(rng, 8, 0, 1200)], false),
+            "put large" => Op::Commit(vec![some_put(rng, 4, 10_000, 50_000)], true),
+            "delete" => {
+                let (tree, key) = (some_tree(rng), some_key(rng, 3));
+                Op::Commit(vec![Change::Delete { tree, key }], rng.one_in(2))
+            }
+            "batch over two trees" => {
+                let changes = [b's', b't'].map(|name| Change::Put {
+                    tree: vec![name],
+                    key: some_key(rng, 8),
+                    value: encode(&some_bytes(rng, 0, 20), &[some_bytes(rng, 10, 1500)]),
+                });
+                Op::Commit(changes.into(), true)
+            }
+            "big batch" => {
+                let put = |rng: &mut Rng| some_put(rng, 20, 300, 900);
+                let changes = (0..=rng.below(4)).map(|_| put(rng)).collect();
+                Op::Commit(distinct(changes), rng.one_in(2))
+            }
+            "put many" => {
+                let first = rng.below(20);
+                let changes = (first..first + 24).map(|at| Change::Put {
+                    tree: b"s".to_vec(),
+                    key: vec![b'a' + u8::try_from(at).expect("small"); 3],
+                    value: encode(&[], &[some_bytes(rng, 0, 40)]),
+                });
+                Op::Commit(changes.collect(), true)
+            }
+            "delete many" => {
+                let first = rng.below(30);
+                let changes = (first..first + 14).map(|at| Change::Delete {
+                    tree: b"s".to_vec(),
+                    key: vec![b'a' + u8::try_from(at).expect("small"); 3],
+                });
+                Op::Commit(changes.collect(), true)
+            }
+            "create or drop tree" => Op::CreateOrDrop(some_tree(rng)),
+            "keep parts" => Op::Keep {
+                tree: some_tree(rng),
+                key: some_key(rng, 2),
+                part: Part(some_bytes(rng, 0, 3000)),
+            },
+            "abandon a writer" => Op::Abandon(1025 + rng.below(4000)),
+            "checkpoint" => Op::Checkpoint,
+            "step" => Op::Step(1 + u32::try_from(rng.below(6)).expect("small")),
+            "flush" => Op::Flush,
+            "snapshot held" => Op::Hold,
+            "snapshot released" => Op::Release,
+            "reopen" => Op::Reopen(1),
+            "reopen often" => Op::Reopen(2 + u32::try_from(rng.below(12)).expect("small")),
+            "close" => Op::Close,
+            "scrub" => Op::Scrub,
+            "punch" => Op::Punch,
+            other => unreachable!("no kind {other}"),
+        }
+    }
+
+    fn create(env: &Env) -> Result<Self, String> {
+        plant(env);
+        Store::format_on(&*env.disk, &env.world, &options()).map_err(text)?;
+        open_on(env).map(Self::of).map_err(text)
+    }
+
+    fn open(env: &Env) -> Result<Self, String> {
+        open_on(env).map(Self::of).map_err(text)
+    }
+
+    fn run_op(&mut self, op: &Op, run: &mut Run) -> Result<(), String> {
+        match op {
+            Op::Commit(changes, durable) => self.commit(changes, *durable, run),
+            Op::CreateOrDrop(name) => {
+                if self.has_tree(name)? {
+                    let changes = [Change::DropTree(name.clone())];
+                    self.issue(&changes, true, run, |store| store.drop_tree(name))
+                } else {
+                    self.tree(name, run).map(|_| ())
+                }
+            }
+            Op::Keep { tree, key, part } => self.keep(tree, key, part, run),
+            Op::Abandon(length) => {
+                let tree = self.tree(b"s", run)?;
+                let mut writer = tree.writer(*length).map_err(text)?;
+                let half = usize::try_from(length / 2).expect("small");
+                writer.push(&vec![7; half]).map_err(text)
+            }
+            Op::Checkpoint => {
+                self.store()?.checkpoint().map_err(text)?;
+                run.acknowledge_all();
+                Ok(())
+            }
+            Op::Step(steps) => {
+                for _ in 0..*steps {
+                    self.store()?.step().map_err(text)?;
+                }
+                Ok(())
+            }
+            Op::Flush => {
+                self.store()?.flush().map_err(text)?;
+                run.acknowledge_all();
+                Ok(())
+            }
+            Op::Hold => self.hold(),
+            Op::Release => self.release(),
+            Op::Reopen(times) => (0..*times).try_for_each(|_| self.reopen(run)),
+            Op::Close => {
+                self.held.clear();
+                if let Some(store) = self.store.take() {
+                    store.close().map_err(text)?;
+                    run.acknowledge_all();
+                }
+                self.reopen(run)
+            }
+            Op::Scrub => {
+                self.dump()?;
+                self.audit()
+            }
+            Op::Punch => {
+                while self.store()?.punch_some(2048).map_err(text)? > 0 {}
+                Ok(())
+            }
+        }
+    }
+
+    fn dump(&mut self) -> Result<Contents, String> {
+        let store = self.store()?;
+        let snapshot = store.snapshot();
+        let mut contents = Contents::new();
+        let mut sums = BTreeMap::new();
+        for info in store.trees() {
+            let tree = store.tree(&info.name).map_err(text)?;
+            let mut sum = Summary::EMPTY;
+            let mut entries = BTreeMap::new();
+            for entry in snapshot.range(&tree, b"", None) {
+                let entry = entry.map_err(text)?;
+                sum = sum.plus(Summary::of(entry.fingerprint()));
+                entries.insert(entry.key().to_vec(), value_of(&entry)?);
+            }
+            contents.insert(info.name.clone(), entries);
+            sums.insert(info.name, sum);
+        }
+        drop(snapshot);
+        self.sums = sums;
+        Ok(contents)
+    }
+
+    fn audit(&mut self) -> Result<(), String> {
+        let store = self.store()?;
+        for (name, counted) in &self.sums {
+            let Ok(tree) = store.tree(name) else {
+                continue; // dropped since the dump
+            };
+            let told = tree.fingerprint(b"", None).map_err(text)?;
+            if told != *counted {
+                let name = name.escape_ascii();
+                return Err(format!(
+                    "tree {name} tells {told:?}, its entries give {counted:?}"
+                ));
+            }
+        }
+        store.audit_owners()
+    }
+
+    fn rot_places(size: u64, rng: &mut Rng) -> Vec<RotPlace> {
+        let geometry = Geometry::tiny();
+        let slots = (0..2u64).map(|slot| RotPlace {
+            name: format!("superblock slot {slot}"),
+            ranges: [slot, slot + 2]
+                .map(|copy| copy * 16_384..copy * 16_384 + 512)
+                .into(),
+            may_lose_last_ack: false,
+        });
+        let copies = (0..4u64).map(|copy| {
+            let at = copy * 16_384;
+            RotPlace::new(format!("superblock copy {copy}"), at..at + 512)
+        });
+        let ring = geometry.ring_offset();
+        let log = (0..geometry.ring_bytes / 512).map(|block| {
+            let at = ring + block * 512;
+            RotPlace {
+                may_lose_last_ack: true,
+                ..RotPlace::new(format!("log block {block}"), at..at + 512)
+            }
+        });
+        let rest = geometry.region_table_offset(0);
+        let sectors = size.saturating_sub(rest) / 512;
+        let data: Vec<RotPlace> = (0..sectors.min(12))
+            .map(|_| {
+                let at = rest + rng.below(sectors) * 512;
+                // It may be of an extent that only the last group of the log names.
+                RotPlace {
+                    may_lose_last_ack: true,
+                    ..RotPlace::new(format!("the sector at {at}"), at..at + 512)
+                }
+            })
+            .collect();
+        slots.chain(copies).chain(log).chain(data).collect()
+    }
+}
+
+/// Each key once: of several changes of one the last one counts, and the model takes them in turn.
+fn distinct(changes: Vec<Change>) -> Vec<Change> {
+    let mut last = BTreeMap::new();
+    for change in changes {
+        if let Change::Put { tree, key, .. } = &change {
+            last.insert((tree.clone(), key.clone()), change);
+        }
+    }
+    last.into_values().collect()
+}
