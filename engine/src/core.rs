@@ -20,6 +20,7 @@ use crate::stats::Counters;
 use crate::world::World;
 use arc_swap::ArcSwap;
 use dmerkle::fingerprint::FingerprintKey;
+use dmerkle::format::body::BodyRef;
 use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Geometry, Incarnation, Lsn, OpeningId, TreeId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -85,8 +86,12 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Whether it adds no part: deletes, and tombstones, which are entries without parts.
     fn only_deletes(&self) -> bool {
-        self.ops.iter().all(|(_, op)| matches!(op, Op::Delete))
+        self.ops.iter().all(|(_, op)| match op {
+            Op::Delete => true,
+            Op::Put { body, .. } => BodyRef::trusted(body).parts_len() == 0,
+        })
     }
 }
 
@@ -269,7 +274,7 @@ impl Core {
         completion: Option<Completion>,
     ) -> Result<Joined, Refused> {
         self.refuse_writes()?;
-        self.reserve(&prepared)?;
+        self.with_room(|| self.reserve(&prepared))?;
         let durable = durability == Durability::Durable;
         let may_lead = durable && completion.is_none();
         // Before the lock in the order of declaration: a refusal waits for them without it.
@@ -343,6 +348,24 @@ impl Core {
             ticket,
             leads_with: writes,
         })
+    }
+
+    /// Asks for space. On a full disk it may wait in deletions that no checkpoint has carried yet:
+    /// then one runs, and space is asked for again. The first one after a recovery releases
+    /// nothing, so a second may be needed.
+    pub(crate) fn with_room<T>(
+        self: &Arc<Self>,
+        ask: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        const CHECKPOINTS: u32 = 2;
+        let nothing_newer = self.state.load().memtables().all(|table| table.is_empty());
+        for _ in 0..CHECKPOINTS {
+            match ask() {
+                Err(Error::DiskFull) if !nothing_newer => self.checkpoint_now()?,
+                answer => return answer,
+            };
+        }
+        ask()
     }
 
     /// Makes sure that a checkpoint of everything pending can finish, this batch included: it may

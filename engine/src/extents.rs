@@ -116,7 +116,7 @@ impl ExtentWriter {
         core.refuse_writes()?;
         let geometry = &core.identity.geometry;
         let units = u32::try_from(geometry.units_for(length)).expect("256 MiB of units");
-        let run = core.space.allocate_extent(core.disk.as_ref(), units)?;
+        let run = core.with_room(|| core.space.allocate_extent(core.disk.as_ref(), units))?;
         Ok(Self {
             core: Arc::clone(core),
             run: Some(run),
