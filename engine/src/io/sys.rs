@@ -119,8 +119,15 @@ pub(super) fn read_resident(file: &File, offset: u64, buf: &mut [u8]) -> io::Res
     };
     // SAFETY: the descriptor is open, there is one vector, and it names `buf`, which is ours alone
     // to write for as long as the call takes.
-    let got =
-        unsafe { libc::preadv2(file.as_raw_fd(), &raw const into, 1, offset, libc::RWF_NOWAIT) };
+    let got = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &raw const into,
+            1,
+            offset,
+            libc::RWF_NOWAIT,
+        )
+    };
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
