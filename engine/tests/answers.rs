@@ -10,7 +10,7 @@ use common::{MemoryDisk, folder, places, rot, small, tiny, value};
 use engine::world::World;
 use engine::{Backend, Error, Options, Store, Tree, ValueRef};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, ThreadId};
 
 type Answer = Result<Option<ValueRef>, Error>;
@@ -117,7 +117,7 @@ fn a_snapshot_answers_as_of_its_moment() {
     let (tell, told) = channel();
     let entry_told = tell.clone();
     snapshot.get_async(&tree, b"k", move |answer| {
-        tell.send(answer.unwrap()).unwrap()
+        tell.send(answer.unwrap()).unwrap();
     });
     assert_eq!(*told.recv().unwrap().unwrap(), value(1, 50_000));
     snapshot.entry_async(&tree, b"k", move |entry| {
@@ -125,6 +125,19 @@ fn a_snapshot_answers_as_of_its_moment() {
         entry.part_async(0, move |part| entry_told.send(part.unwrap()).unwrap());
     });
     assert_eq!(*told.recv().unwrap().unwrap(), value(1, 50_000));
+}
+
+/// Asks for key `i`, and from its completion for the one before, down to 0.
+fn ask_down(tree: &Tree, i: u32, tell: Sender<u32>) {
+    let on = tree.clone();
+    tree.get_async(&key(i), move |answer| {
+        assert_eq!(*answer.unwrap().unwrap(), value(i, size(i)));
+        if i == 0 {
+            tell.send(i).unwrap();
+        } else {
+            ask_down(&on, i - 1, tell);
+        }
+    });
 }
 
 #[test]
@@ -140,19 +153,7 @@ fn answers_may_ask_on_and_outlive_the_store() {
     let store = Store::open(&path, &small()).unwrap();
     let tree = store.tree(b"t").unwrap();
     let (tell, told) = channel();
-    let chain = tree.clone();
-    fn next(tree: Tree, i: u32, tell: std::sync::mpsc::Sender<u32>) {
-        let on = tree.clone();
-        tree.get_async(&key(i), move |answer| {
-            assert_eq!(*answer.unwrap().unwrap(), value(i, size(i)));
-            if i == 0 {
-                tell.send(i).unwrap();
-            } else {
-                next(on, i - 1, tell);
-            }
-        });
-    }
-    next(chain, 199, tell);
+    ask_down(&tree, 199, tell);
     let asked: Vec<_> = (0..200).map(|i| ask(&tree, &key(i))).collect();
     drop((tree, store));
     assert_eq!(told.recv().unwrap(), 0);
