@@ -151,12 +151,22 @@ fn a_newer_format_is_left_to_newer_programs() {
 #[test]
 fn a_truncated_file_is_told_from_a_whole_one() {
     let folder = with_a_value();
+    let node = Node::start(folder.path(), "data");
+    put(folder.path(), "long", &bytes(1, 1_000_000));
+    node.stop();
     let path = folder.path().join("data/store");
     let whole = folder.path().join("whole");
     fs::copy(&path, &whole).unwrap();
-    let length = path.metadata().unwrap().len();
-    for cut in [100, 20_000, 1 << 20, LOG_BYTES + (1 << 20)] {
-        assert!(cut < length);
+    let all = fs::read(&path).unwrap();
+    let last = all.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    for cut in [
+        100,
+        20_000,
+        1 << 20,
+        LOG_BYTES + (1 << 20),
+        last - 5000,
+        last,
+    ] {
         fs::copy(&whole, &path).unwrap();
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(cut).unwrap();

@@ -164,7 +164,8 @@ pub fn restore(backup: &Path, folder: &Path) -> Result<BackupReport, Error> {
                 backup.display()
             )));
         }
-        backup_report(&store, &trees)?
+        let bytes = fs::metadata(&copy.0).map_err(unusable)?.len();
+        backup_report(&store, &trees, bytes)?
     };
     // Linked, not renamed: a store that a node has made here meanwhile is not overwritten.
     fs::hard_link(&copy.0, &path).map_err(unusable)?;

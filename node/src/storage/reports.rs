@@ -61,12 +61,16 @@ pub struct BackupReport {
     pub fingerprint: String,
 }
 
-/// Reads from a copy what it holds.
-pub(super) fn backup_report(copy: &Store, trees: &[Tree]) -> Result<BackupReport, StorageError> {
+/// Reads from a copy of `bytes` bytes what it holds.
+pub(super) fn backup_report(
+    copy: &Store,
+    trees: &[Tree],
+    bytes: u64,
+) -> Result<BackupReport, StorageError> {
     let summary = summary(copy, trees)?;
     Ok(BackupReport {
         entries: summary.count,
-        bytes: copy.stats().file_bytes,
+        bytes,
         fingerprint: digits(summary),
     })
 }

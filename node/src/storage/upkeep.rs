@@ -22,6 +22,7 @@ impl Storage {
         let trees: Vec<Tree> = Partition::all(self.q)
             .map(|partition| copy.tree(&partition.tree_name()))
             .collect::<Result<_, _>>()?;
-        backup_report(&copy, &trees)
+        let bytes = std::fs::metadata(to).map_or(0, |metadata| metadata.len());
+        backup_report(&copy, &trees, bytes)
     }
 }
