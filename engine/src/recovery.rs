@@ -17,6 +17,7 @@ use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::options::Options;
 use crate::planted::{self, Bug};
 use crate::queue::Queue;
+use crate::reads::PlainReads;
 use crate::replay::{Ground, Replayed, replay};
 use crate::space::Space;
 use crate::state::{Base, State};
@@ -25,41 +26,12 @@ use dmerkle::format::catalog::{CatalogEntry, tree_of_key};
 use dmerkle::format::region_table::{RegionRow, decode_region_table, table_bytes};
 use dmerkle::format::superblock::{EARLIER_MAX, Superblock};
 use dmerkle::recover::{
-    Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, Unreadable, choose,
-    read_superblocks,
+    Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, choose, read_superblocks,
 };
 use dmerkle::tree::Root;
 use dmerkle::{Corrupt, Incarnation, OpeningId, Place, Structure, TreeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// The disk as the recovery plan reads it: never through the page cache.
-struct PlainReads<'a> {
-    disk: &'a dyn Disk,
-    pool: &'a IoPool,
-    size: u64,
-}
-
-impl ReadAt for PlainReads<'_> {
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        self.disk.read(offset, into).map_err(|_| Unreadable)
-    }
-
-    fn len(&self) -> u64 {
-        self.size
-    }
-
-    fn read_many(&self, offsets: &[u64], size: usize, into: &mut [u8]) {
-        let places: Vec<_> = offsets.iter().map(|offset| (*offset, size)).collect();
-        let answers = self.pool.read_many(&places);
-        for (piece, answer) in into.chunks_exact_mut(size).zip(answers) {
-            match answer {
-                Ok(bytes) => piece.copy_from_slice(&bytes),
-                Err(_) => piece.fill(0),
-            }
-        }
-    }
-}
 
 /// Opens the store on a disk.
 pub(crate) fn open(
@@ -73,12 +45,10 @@ pub(crate) fn open(
         disk.flush()
             .map_err(Error::io("flushing before recovery"))?;
     }
-    let reads = PlainReads {
-        disk: disk.as_ref(),
-        pool: &pool,
-        size: disk.size().map_err(Error::io("reading the file's size"))?,
-    };
-    let choice = choose_superblock(&reads)?;
+    let reads = PlainReads::new(disk.as_ref(), &pool)?;
+    let choice = choose_superblock(&reads);
+    reads.check()?;
+    let choice = choice?;
     let geometry = choice.superblock.geometry;
     check_alignment(disk.as_ref(), &geometry)?;
     let space = read_space(disk.as_ref(), &choice.superblock)?;
@@ -89,7 +59,6 @@ pub(crate) fn open(
         choice.superblock.next_tree,
     );
     let replayed = replay(&Ground {
-        disk: disk.as_ref(),
         reads: &reads,
         input: ScanInput {
             superblock: &choice.superblock,
@@ -99,7 +68,9 @@ pub(crate) fn open(
         space: &space,
         directory: &directory,
         read_only,
-    })?;
+    });
+    reads.check()?;
+    let replayed = replayed?;
 
     let next = next_superblock(&choice, &replayed, &directory, &world);
     let slot = if planted::has(Bug::OverwriteOpenedSlot) {
