@@ -44,6 +44,7 @@ mod pins;
 pub mod planted;
 mod queue;
 mod range;
+mod reads;
 mod recovery;
 mod replay;
 mod scrub;

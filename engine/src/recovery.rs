@@ -17,6 +17,7 @@ use crate::io::{AlignedBuf, Disk, IoPool};
 use crate::options::Options;
 use crate::planted::{self, Bug};
 use crate::queue::Queue;
+use crate::reads::PlainReads;
 use crate::replay::{Ground, Replayed, replay};
 use crate::space::Space;
 use crate::state::{Base, State};
@@ -25,49 +26,12 @@ use dmerkle::format::catalog::{CatalogEntry, tree_of_key};
 use dmerkle::format::region_table::{RegionRow, decode_region_table, table_bytes};
 use dmerkle::format::superblock::{EARLIER_MAX, Superblock};
 use dmerkle::recover::{
-    Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, Unreadable, choose,
-    read_superblocks,
+    Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, choose, read_superblocks,
 };
 use dmerkle::tree::Root;
 use dmerkle::{Corrupt, Incarnation, OpeningId, Place, Structure, TreeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// How often a piece of the log is asked for before it counts as unreadable.
-const READ_TRIES: usize = 3;
-
-/// The disk as the recovery plan reads it: never through the page cache.
-struct PlainReads<'a> {
-    disk: &'a dyn Disk,
-    pool: &'a IoPool,
-    size: u64,
-}
-
-impl ReadAt for PlainReads<'_> {
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        // What cannot be read may be taken for a torn tail, so a passing fault must not decide.
-        let mut tries = (0..READ_TRIES).map(|_| self.disk.read(offset, into));
-        if tries.any(|read| read.is_ok()) {
-            return Ok(());
-        }
-        Err(Unreadable)
-    }
-
-    fn len(&self) -> u64 {
-        self.size
-    }
-
-    fn read_many(&self, offsets: &[u64], size: usize, into: &mut [u8]) {
-        let places: Vec<_> = offsets.iter().map(|offset| (*offset, size)).collect();
-        let answers = self.pool.read_many(&places);
-        for (piece, answer) in into.chunks_exact_mut(size).zip(answers) {
-            match answer {
-                Ok(bytes) => piece.copy_from_slice(&bytes),
-                Err(_) => piece.fill(0),
-            }
-        }
-    }
-}
 
 /// Opens the store on a disk.
 pub(crate) fn open(
@@ -81,16 +45,14 @@ pub(crate) fn open(
         disk.flush()
             .map_err(Error::io("flushing before recovery"))?;
     }
-    let reads = PlainReads {
-        disk: disk.as_ref(),
-        pool: &pool,
-        size: disk.size().map_err(Error::io("reading the file's size"))?,
-    };
-    let choice = choose_superblock(&reads)?;
+    let reads = PlainReads::new(disk.as_ref(), &pool)?;
+    let choice = choose_superblock(&reads);
+    reads.check()?;
+    let choice = choice?;
     let geometry = choice.superblock.geometry;
     check_alignment(disk.as_ref(), &geometry)?;
     let space = read_space(disk.as_ref(), &choice.superblock)?;
-    if space.end(disk.as_ref()) > reads.size / geometry.unit() {
+    if space.end(disk.as_ref()) > reads.len() / geometry.unit() {
         let cut_off = "the file is shorter than what it holds: it was cut off";
         return Err(Corrupt::rule(Structure::RegionTable, cut_off).into());
     }
@@ -101,7 +63,6 @@ pub(crate) fn open(
         choice.superblock.next_tree,
     );
     let replayed = replay(&Ground {
-        disk: disk.as_ref(),
         reads: &reads,
         input: ScanInput {
             superblock: &choice.superblock,
@@ -111,7 +72,9 @@ pub(crate) fn open(
         space: &space,
         directory: &directory,
         read_only,
-    })?;
+    });
+    reads.check()?;
+    let replayed = replayed?;
 
     let next = next_superblock(&choice, &replayed, &directory, &world);
     let slot = if planted::has(Bug::OverwriteOpenedSlot) {

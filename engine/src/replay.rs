@@ -9,7 +9,7 @@
 use crate::core::TreeChange;
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::io::{AlignedBuf, Disk};
+use crate::io::AlignedBuf;
 use crate::memtable::{Memtable, Op, full_key};
 use crate::planted::{self, Bug};
 use crate::space::Space;
@@ -23,7 +23,6 @@ use std::collections::VecDeque;
 
 /// What a replay stands on.
 pub(crate) struct Ground<'a> {
-    pub(crate) disk: &'a dyn Disk,
     pub(crate) reads: &'a dyn ReadAt,
     pub(crate) input: ScanInput<'a>,
     pub(crate) space: &'a Space,
@@ -45,7 +44,7 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
     let superblock = ground.input.superblock;
     let geometry = superblock.geometry;
     let mut replay = Replay {
-        disk: ground.disk,
+        reads: ground.reads,
         geometry: &geometry,
         file_bytes: ground.reads.len(),
         key: &superblock.fingerprint_key,
@@ -114,7 +113,7 @@ struct Doubtful {
 
 /// The memtable and the trees as the log tells them.
 struct Replay<'a> {
-    disk: &'a dyn Disk,
+    reads: &'a dyn ReadAt,
     geometry: &'a Geometry,
     file_bytes: u64,
     key: &'a FingerprintKey,
@@ -200,11 +199,12 @@ impl Replay<'_> {
         let bytes = u64::from(run.units) * self.geometry.unit();
         let mut buffer = AlignedBuf::zeroed(usize::try_from(bytes).expect("at most 256 MiB"));
         let length = usize::try_from(extent.length()).expect("at most 256 MiB");
-        self.disk
-            .read(self.geometry.offset_of(run.start), &mut buffer)
-            .is_ok()
+        let offset = self.geometry.offset_of(run.start);
+        self.reads.read_at(offset, &mut buffer).is_ok()
             && extent.verify(&buffer[..length]).is_ok()
             && part_hash(&buffer[..length]) == *extent.hash()
+            // Garbled in flight, so no flush covers it, and no reader would ever forgive it.
+            && buffer[length..].iter().all(|byte| *byte == 0)
     }
 }
 

@@ -59,6 +59,18 @@ pub enum Op {
     Punch,
 }
 
+impl Op {
+    /// Commits one plain value durably.
+    pub fn put(tree: &[u8], key: &[u8], value: &[u8]) -> Self {
+        let change = Change::Put {
+            tree: tree.to_vec(),
+            key: key.to_vec(),
+            value: encode(&[], &[value.to_vec()]),
+        };
+        Self::Commit(vec![change], true)
+    }
+}
+
 /// Bytes of a part, by their length in a report.
 #[derive(Clone)]
 pub struct Part(Vec<u8>);
@@ -94,7 +106,8 @@ impl Drop for Whole {
     }
 }
 
-fn options() -> Options {
+/// How the tests open a store: every edge is near.
+pub fn options() -> Options {
     Options {
         // Room for a node or two, so that readers read.
         cache_bytes: 2 << 10,
@@ -121,7 +134,8 @@ fn open_on(env: &Env) -> Result<Store, Error> {
 }
 
 impl Whole {
-    fn store(&self) -> Result<&Store, String> {
+    /// The store, if it is open.
+    pub fn store(&self) -> Result<&Store, String> {
         self.store.as_ref().ok_or_else(|| "closed".to_owned())
     }
 
