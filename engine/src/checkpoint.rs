@@ -590,6 +590,12 @@ impl Running {
         (before + units(&self.ground.placed)).saturating_sub(units(&self.ground.retired_nodes))
     }
 
+    /// Units of values that the new roots do not reach.
+    fn retired_extent_units(&self) -> u64 {
+        let runs = self.superseded.iter().chain(&self.ground.retired_extents);
+        runs.map(|run| u64::from(run.units)).sum()
+    }
+
     /// Shows the new base to readers. Its superblock is durable.
     fn publish(&mut self, core: &Arc<Core>, superblock_node_units: u64) {
         let base = Arc::new(Base {
@@ -604,6 +610,12 @@ impl Running {
         }
         core.node_units
             .store(superblock_node_units, Ordering::Relaxed);
+        let usage = core.space.usage();
+        core.turnover.learn(
+            self.frozen.memtable.extent_units(),
+            self.retired_extent_units(),
+            (usage.allocated_bytes - usage.retired_bytes) / core.identity.geometry.unit(),
+        );
         core.retired.lock().push_back(Retired {
             generation: self.generation,
             runs,

@@ -17,6 +17,7 @@ use crate::queue::{Completion, Full, Group, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
 use crate::stats::Counters;
+use crate::turnover::Turnover;
 use crate::world::World;
 use arc_swap::ArcSwap;
 use dmerkle::fingerprint::FingerprintKey;
@@ -153,6 +154,8 @@ pub(crate) struct Core {
     pub(crate) retired: Mutex<VecDeque<Retired>>,
     /// Units of all trees' nodes in the durable base.
     pub(crate) node_units: AtomicU64,
+    /// When values written make a checkpoint due.
+    pub(crate) turnover: Turnover,
     pub(crate) counters: Counters,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
@@ -184,6 +187,7 @@ impl Core {
         registry.publish(&parts.state);
         Arc::new(Self {
             cache: NodeCache::new(parts.options.cache_bytes),
+            turnover: Turnover::new(&parts.identity.geometry),
             visible: AtomicU64::new(parts.queue.issued.0),
             disk: parts.disk,
             pool: parts.pool,
@@ -667,12 +671,6 @@ impl Core {
         *self.checkpoint_error.lock() = error;
     }
 
-    /// Bytes of extents that newer operations have superseded and the next checkpoint retires.
-    pub(crate) fn superseded_bytes(&self) -> u64 {
-        let state = self.state.load();
-        state.active.superseded_units() * self.identity.geometry.unit()
-    }
-
     /// Slows a writer in proportion, once ring or memtable are more than three quarters full, so
     /// that nobody meets a wall.
     fn pace(&self) {
@@ -707,10 +705,11 @@ impl Core {
         }
     }
 
-    /// Whether ring or memtable want a checkpoint.
+    /// Whether ring, memtable or the values that a checkpoint would let go want one.
     pub(crate) fn checkpoint_presses(&self, queue: &Queue, state: &State) -> bool {
         queue.used() * 5 > self.identity.geometry.ring_bytes * 2
             || state.active.bytes() > self.options.memtable_bytes
+            || self.turnover.is_due(state.active.extent_units())
     }
 
     /// A state and an LSN that belong together: the state holds everything up to the LSN, and

@@ -55,6 +55,7 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod turnover;
 mod unfinished;
 mod units;
 mod value;
