@@ -84,7 +84,8 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     fn only_deletes(&self) -> bool {
-        self.ops.iter().all(|(_, op)| matches!(op, Op::Delete))
+        let creates = matches!(self.trees, Some(TreeChange::Create { .. }));
+        !creates && self.ops.iter().all(|(_, op)| matches!(op, Op::Delete))
     }
 }
 
