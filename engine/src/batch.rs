@@ -1,7 +1,7 @@
 //! What a writer wants to happen, all of it or nothing.
 
 use crate::extents::Written;
-use dmerkle::TreeId;
+use crate::write::Changes;
 
 /// A part of an entry to be written.
 #[derive(Debug)]
@@ -51,8 +51,10 @@ impl NewEntry {
 
 /// What to do with one key.
 #[derive(Debug)]
-pub(crate) enum Change {
+pub(crate) enum Change<'a> {
     Put(NewEntry),
+    /// What [`NewEntry::plain`] means, of bytes that stay the caller's: large ones are copied once.
+    PutPlain(&'a [u8]),
     Delete,
 }
 
@@ -60,7 +62,7 @@ pub(crate) enum Change {
 /// last one counts.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(crate) changes: Vec<(TreeId, Vec<u8>, Change)>,
+    pub(crate) changes: Changes<'static>,
 }
 
 impl Batch {
@@ -77,13 +79,14 @@ impl Batch {
     /// Puts an entry.
     pub fn put_entry(&mut self, tree: &crate::Tree, key: &[u8], entry: NewEntry) -> &mut Self {
         self.changes
-            .push((tree.id(), key.to_vec(), Change::Put(entry)));
+            .push((tree.id(), key.to_vec().into(), Change::Put(entry)));
         self
     }
 
     /// Deletes a key; one that is not there is no error.
     pub fn delete(&mut self, tree: &crate::Tree, key: &[u8]) -> &mut Self {
-        self.changes.push((tree.id(), key.to_vec(), Change::Delete));
+        self.changes
+            .push((tree.id(), key.to_vec().into(), Change::Delete));
         self
     }
 

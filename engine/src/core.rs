@@ -2,13 +2,13 @@
 //! becomes durable. It owns no thread and no clock; whoever commits leads.
 //!
 //! Locks are taken in this order and none is held during I/O of a commit:
-//! checkpoint, then queue, then space; the registry's and a ticket's are leaves.
+//! checkpoint, then queue, then space; the registry's is a leaf.
 
 use crate::cache::NodeCache;
 use crate::checkpoint::{Checkpointer, Retired};
 use crate::directory::{Changes, Directory};
 use crate::error::Error;
-use crate::io::{AlignedBuf, Disk, IoPool};
+use crate::io::{AlignedBuf, Disk, IoPool, Writes};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
@@ -20,6 +20,7 @@ use crate::stats::Counters;
 use crate::world::World;
 use arc_swap::ArcSwap;
 use dmerkle::fingerprint::FingerprintKey;
+use dmerkle::format::body::BodyRef;
 use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Geometry, Incarnation, Lsn, OpeningId, TreeId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -80,12 +81,19 @@ pub(crate) struct Prepared {
     pub(crate) condition: Option<Condition>,
     /// Bytes of the extents that were written for it.
     pub(crate) extent_bytes: u64,
+    /// Writes of its extents that may be under way.
+    pub(crate) writes: Option<Writes>,
 }
 
 impl Prepared {
+    /// Whether it adds no part and no tree: deletes, and tombstones, which are entries without parts.
     fn only_deletes(&self) -> bool {
         let creates = matches!(self.trees, Some(TreeChange::Create { .. }));
-        !creates && self.ops.iter().all(|(_, op)| matches!(op, Op::Delete))
+        !creates
+            && self.ops.iter().all(|(_, op)| match op {
+                Op::Delete => true,
+                Op::Put { body, .. } => BodyRef::trusted(body).parts_len() == 0,
+            })
     }
 }
 
@@ -117,6 +125,9 @@ pub(crate) struct Frozen {
 pub(crate) struct Joined {
     pub(crate) end: Lsn,
     ticket: Arc<Ticket>,
+    /// Writes under way of a batch that joined an idle queue: nobody else leads until
+    /// [`Core::settle`] does, so that the log is written beside them.
+    leads_with: Option<Writes>,
 }
 
 pub(crate) struct Core {
@@ -247,7 +258,7 @@ impl Core {
     /// Sees to it that a batch that joined with a completion gets its leader.
     pub(crate) fn hurry(
         self: &Arc<Self>,
-        joined: &Joined,
+        joined: &mut Joined,
         durability: Durability,
     ) -> Result<(), Error> {
         if self.is_threaded() {
@@ -260,12 +271,16 @@ impl Core {
     /// Gives a batch its place in the log and in the memtable.
     pub(crate) fn join(
         self: &Arc<Self>,
-        prepared: Prepared,
+        mut prepared: Prepared,
         durability: Durability,
         completion: Option<Completion>,
     ) -> Result<Joined, Refused> {
         self.refuse_writes()?;
-        self.reserve(&prepared)?;
+        self.with_room(|| self.reserve(&prepared))?;
+        let durable = durability == Durability::Durable;
+        let may_lead = durable && completion.is_none();
+        // Before the lock in the order of declaration: a refusal waits for them without it.
+        let mut writes = prepared.writes.take().filter(Writes::under_way);
         let mut queue = self.queue.lock();
         let limit = queue.batch_bytes_max();
         let bytes = prepared.record.len() as u64;
@@ -278,7 +293,19 @@ impl Core {
                 return Err(Error::Closed.into());
             }
             match queue.room(prepared.record.len(), prepared.extent_bytes) {
-                Ok(()) if !self.memtable_is_full() => break,
+                Ok(()) if !self.memtable_is_full() => {
+                    let leads = may_lead && !queue.writing && queue.is_empty();
+                    match writes.take() {
+                        // Whoever leads flushes what has joined: it must be complete.
+                        Some(mut under_way) if !leads => {
+                            MutexGuard::unlocked(&mut queue, || self.complete(&mut under_way))?;
+                        }
+                        kept => {
+                            writes = kept;
+                            break;
+                        }
+                    }
+                }
                 Err(Full::Unflushed) => self.flush_some(&mut queue)?,
                 Ok(()) | Err(Full::Ring) => self.make_room(&mut queue)?,
             }
@@ -287,7 +314,6 @@ impl Core {
         self.directory
             .check(&prepared.ops, prepared.trees.as_ref())?;
 
-        let durable = durability == Durability::Durable;
         let (end, ticket) = queue.append(&prepared.record, durable, completion);
         queue.extent_bytes += prepared.extent_bytes;
         let state = self.state.load();
@@ -314,8 +340,34 @@ impl Core {
                 self.show(queue.visible());
             }
         }
+        if writes.is_some() {
+            queue.writing = true;
+            queue.set_writing_durable(true);
+        }
         self.wake_maintenance_if_due(&queue, &state);
-        Ok(Joined { end, ticket })
+        Ok(Joined {
+            end,
+            ticket,
+            leads_with: writes,
+        })
+    }
+
+    /// Asks for space. On a full disk it may wait in deletions that no checkpoint has carried yet:
+    /// then one runs, and space is asked for again. The first one after a recovery releases
+    /// nothing, so a second may be needed.
+    pub(crate) fn with_room<T>(
+        self: &Arc<Self>,
+        ask: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        const CHECKPOINTS: u32 = 2;
+        let nothing_newer = self.state.load().memtables().all(|table| table.is_empty());
+        for _ in 0..CHECKPOINTS {
+            match ask() {
+                Err(Error::DiskFull) if !nothing_newer => self.checkpoint_now()?,
+                answer => return answer,
+            };
+        }
+        ask()
     }
 
     /// Makes sure that a checkpoint of everything pending can finish, this batch included: it may
@@ -365,9 +417,14 @@ impl Core {
     /// Waits for what was promised, leading if nobody does.
     pub(crate) fn settle(
         self: &Arc<Self>,
-        joined: &Joined,
+        joined: &mut Joined,
         durability: Durability,
     ) -> Result<(), Error> {
+        if let Some(writes) = joined.leads_with.take() {
+            let fate = self.lead_with(self.queue.lock(), Some(writes));
+            self.pace();
+            return fate;
+        }
         self.pace();
         let buffered = durability == Durability::Buffered;
         loop {
@@ -391,11 +448,17 @@ impl Core {
     }
 
     /// Writes and flushes all groups, as their leader. The lock is free during I/O.
-    pub(crate) fn lead<'a>(
+    pub(crate) fn lead<'a>(self: &'a Arc<Self>, queue: MutexGuard<'a, Queue>) -> Result<(), Error> {
+        debug_assert!(!queue.writing, "one leader at a time");
+        self.lead_with(queue, None)
+    }
+
+    /// Leads with extents under way, which the flush covers, too.
+    fn lead_with<'a>(
         self: &'a Arc<Self>,
         mut queue: MutexGuard<'a, Queue>,
+        writes: Option<Writes>,
     ) -> Result<(), Error> {
-        debug_assert!(!queue.writing, "one leader at a time");
         let groups = queue.take();
         if groups.is_empty() {
             return Ok(());
@@ -406,7 +469,7 @@ impl Core {
         queue.set_writing_durable(durable_waits);
         drop(queue);
 
-        let written = self.write_and_flush(&groups, stamp, durable);
+        let written = self.write_and_flush(&groups, writes, stamp, durable);
         let fate = written.map_err(|error| self.poison(&error, durable));
 
         let mut queue = self.queue.lock();
@@ -451,22 +514,30 @@ impl Core {
     fn write_and_flush(
         &self,
         groups: &[Group],
+        writes: Option<Writes>,
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
         let flush = || self.disk.flush().map_err(Error::io("flushing the log"));
         if planted::has(Bug::AckBeforeFlush) {
             flush()?;
-            return self.write_groups(groups, stamp, durable);
+            return self.write_groups(groups, writes, stamp, durable);
         }
-        self.write_groups(groups, stamp, durable)?;
+        self.write_groups(groups, writes, stamp, durable)?;
         if planted::has(Bug::DropLogFlush) {
             return Ok(());
         }
         flush()
     }
 
-    fn write_groups(&self, groups: &[Group], stamp: Generation, durable: Lsn) -> Result<(), Error> {
+    /// Writes the log, beside extents that are under way. All is complete when it returns.
+    fn write_groups(
+        &self,
+        groups: &[Group],
+        mut writes: Option<Writes>,
+        stamp: Generation,
+        durable: Lsn,
+    ) -> Result<(), Error> {
         let geometry = &self.identity.geometry;
         for group in groups {
             let header = GroupHeader {
@@ -486,11 +557,17 @@ impl Core {
             } else {
                 log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
             }
-            self.disk
-                .write(geometry.log_offset(group.start), &buffer)
-                .map_err(Error::io("writing the log"))?;
+            let offset = geometry.log_offset(group.start);
+            let written = match &mut writes {
+                Some(writes) => writes.start(offset, &Arc::new(buffer)),
+                None => self.disk.write(offset, &buffer),
+            };
+            written.map_err(Error::io("writing the log"))?;
         }
-        Ok(())
+        match &mut writes {
+            Some(writes) => writes.wait().map_err(Error::io("writing the log")),
+            None => Ok(()),
+        }
     }
 
     /// Makes everything that has joined durable.

@@ -3,19 +3,21 @@
 //! Invariants:
 //! - An extent is written once, to units that nobody else owns, before a record names it.
 //! - Until a record names it, [`Written`] owns the units; dropped, it gives them back at once.
+//!   By then its writes have ended: the kernel must not write to units of somebody else.
 //! - What is read is checked chunk by chunk against the checksums that stand in the leaf or the
 //!   record, before anyone sees it.
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::io::AlignedBuf;
+use crate::io::{AlignedBuf, Writes};
 use crate::planted::{self, Bug};
 use dmerkle::format::extent::{ExtentRef, PART_BYTES_MAX, encode_extent};
 use dmerkle::{Place, Run};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes that are gathered before they are written.
+/// Bytes that are written at once; a streaming writer gathers so many.
 const PIECE_BYTES: usize = 1 << 20;
 
 /// An extent that is written and that no entry names yet. When the last clone is dropped and no
@@ -82,19 +84,18 @@ impl Drop for Inner {
     }
 }
 
-/// Writes one extent of a length that is known from the start.
+/// Writes one extent of a length that is known from the start. Its pieces are under way while they
+/// are hashed; whoever owns the [`Writes`] they were started on waits for them before a record
+/// names the extent or its units are given back.
 pub(crate) struct ExtentWriter {
     core: Arc<Core>,
     /// Given to [`Written`] at the end; freed if dropped before.
     run: Option<Run>,
     length: u64,
-    /// Bytes taken so far.
-    taken: u64,
     /// Bytes of the extent before the piece.
     piece_at: u64,
-    piece: AlignedBuf,
-    /// Bytes in the piece.
-    filled: usize,
+    /// Bytes that are gathered, less than a piece.
+    piece: Vec<u8>,
     chunk_bytes: u64,
     checksums: Vec<u32>,
     /// Of the chunk that is not complete.
@@ -115,17 +116,13 @@ impl ExtentWriter {
         core.refuse_writes()?;
         let geometry = &core.identity.geometry;
         let units = u32::try_from(geometry.units_for(length)).expect("256 MiB of units");
-        let run = core.space.allocate_extent(core.disk.as_ref(), units)?;
-        let padded = u64::from(units) * geometry.unit();
-        let piece_bytes = usize::try_from(padded).map_or(PIECE_BYTES, |all| all.min(PIECE_BYTES));
+        let run = core.with_room(|| core.space.allocate_extent(core.disk.as_ref(), units))?;
         Ok(Self {
             core: Arc::clone(core),
             run: Some(run),
             length,
-            taken: 0,
             piece_at: 0,
-            piece: AlignedBuf::zeroed(piece_bytes),
-            filled: 0,
+            piece: Vec::new(),
             chunk_bytes: geometry.chunk_bytes(length),
             checksums: Vec::new(),
             checksum: 0,
@@ -135,37 +132,65 @@ impl ExtentWriter {
 
     /// Bytes that are still to come.
     pub(crate) fn missing(&self) -> u64 {
-        self.length - self.taken
+        self.length - self.piece_at - self.piece.len() as u64
     }
 
-    /// Takes the next bytes.
+    /// Takes the next bytes, and starts writing what makes a piece.
     ///
     /// # Panics
     /// Panics on more bytes than were declared.
-    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn write(&mut self, writes: &mut Writes, mut bytes: &[u8]) -> Result<(), Error> {
         assert!(
             bytes.len() as u64 <= self.missing(),
             "more than was declared"
         );
         while !bytes.is_empty() {
-            let room = self.piece.len() - self.filled;
+            let left = self.length - self.piece_at;
+            let piece_bytes = usize::try_from(left).map_or(PIECE_BYTES, |all| all.min(PIECE_BYTES));
+            let room = piece_bytes - self.piece.len();
             let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.piece[self.filled..self.filled + now.len()].copy_from_slice(now);
-            self.sum_up(now);
-            self.filled += now.len();
-            self.taken += now.len() as u64;
-            if self.filled == self.piece.len() && self.missing() > 0 {
-                self.write_piece()?;
+            if now.len() == piece_bytes {
+                self.start_piece(writes, now)?;
+            } else {
+                self.piece.extend_from_slice(now);
+                if self.piece.len() == piece_bytes {
+                    let mut piece = std::mem::take(&mut self.piece);
+                    self.start_piece(writes, &piece)?;
+                    piece.clear();
+                    self.piece = piece;
+                }
             }
             bytes = later;
         }
         Ok(())
     }
 
-    /// Adds bytes to the chunks' checksums and to the hash.
+    /// Starts the write of a copy, and takes checksums and hash of it meanwhile.
+    fn start_piece(&mut self, writes: &mut Writes, piece: &[u8]) -> Result<(), Error> {
+        let geometry = &self.core.identity.geometry;
+        let run = self.run.expect("the writer is not finished");
+        let offset = geometry.offset_of(run.start) + self.piece_at;
+        let padded = piece.len().next_multiple_of(geometry.unit_bytes as usize);
+        // The caller may change its bytes meanwhile; nobody changes the copy.
+        let copy = Arc::new(AlignedBuf::padded_copy(piece, padded));
+        let is_last = self.piece_at + piece.len() as u64 == self.length;
+        if !(is_last && planted::has(Bug::LoseExtentTail)) {
+            let started = writes.start(offset, &copy);
+            started.map_err(|error| self.core.poison_extent(error))?;
+        }
+        self.core
+            .counters
+            .extent_bytes_written
+            .fetch_add(padded as u64, Ordering::Relaxed);
+        self.sum_up(&copy[..piece.len()]);
+        self.piece_at += piece.len() as u64;
+        Ok(())
+    }
+
+    /// Adds the bytes at `piece_at` to the chunks' checksums and to the hash.
     fn sum_up(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
-        let mut at = self.taken;
+        let mut at = self.piece_at;
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = usize::try_from(self.chunk_bytes - at % self.chunk_bytes)
@@ -180,39 +205,13 @@ impl ExtentWriter {
         }
     }
 
-    fn write_piece(&mut self) -> Result<(), Error> {
-        let geometry = &self.core.identity.geometry;
-        let run = self.run.expect("the writer is not finished");
-        let bytes = self.filled.next_multiple_of(geometry.unit_bytes as usize);
-        self.piece[self.filled..bytes].fill(0);
-        let offset = geometry.offset_of(run.start) + self.piece_at;
-        self.core
-            .disk
-            .write(offset, &self.piece[..bytes])
-            .map_err(|error| {
-                let durable = self.core.queue.lock().durable;
-                let error = Error::io("writing an extent")(error);
-                self.core.poison(&error, durable)
-            })?;
-        self.core
-            .counters
-            .extent_bytes_written
-            .fetch_add(bytes as u64, Ordering::Relaxed);
-        self.piece_at += self.filled as u64;
-        self.filled = 0;
-        Ok(())
-    }
-
-    /// Writes what is left. The extent is complete, but durable only with the commit that names
-    /// it.
+    /// The extent, complete once its writes have ended, and durable only with the commit that
+    /// names it.
     ///
     /// # Panics
     /// Panics if bytes are missing.
-    pub(crate) fn finish(mut self) -> Result<Written, Error> {
+    pub(crate) fn finish(mut self) -> Written {
         assert_eq!(self.missing(), 0, "fewer bytes than were declared");
-        if self.filled > 0 && !planted::has(Bug::LoseExtentTail) {
-            self.write_piece()?;
-        }
         if !self.length.is_multiple_of(self.chunk_bytes) {
             self.checksums.push(self.checksum);
         }
@@ -227,14 +226,14 @@ impl ExtentWriter {
             &self.checksums,
             &mut reference,
         );
-        Ok(Written(Arc::new(Inner {
+        Written(Arc::new(Inner {
             core: Arc::clone(&self.core),
             run,
             reference,
             length: self.length,
             hash,
             claimed: AtomicBool::new(false),
-        })))
+        }))
     }
 }
 
@@ -246,11 +245,32 @@ impl Drop for ExtentWriter {
     }
 }
 
-/// Writes a whole part.
-pub(crate) fn write_extent(core: &Arc<Core>, part: &[u8]) -> Result<Written, Error> {
-    let mut writer = ExtentWriter::new(core, part.len() as u64)?;
-    writer.write(part)?;
-    writer.finish()
+impl Core {
+    /// A failed write of an extent stops all writing, as any failed write does.
+    fn poison_extent(&self, error: io::Error) -> Error {
+        let durable = self.queue.lock().durable;
+        self.poison(&Error::io("writing an extent")(error), durable)
+    }
+
+    /// Waits until the extents are written that were started.
+    pub(crate) fn complete(&self, writes: &mut Writes) -> Result<(), Error> {
+        writes.wait().map_err(|error| self.poison_extent(error))
+    }
+}
+
+/// Starts writing a whole part.
+pub(crate) fn start_extent(
+    core: &Arc<Core>,
+    writes: &mut Writes,
+    part: &[u8],
+) -> Result<Written, Error> {
+    let mut extent = ExtentWriter::new(core, part.len() as u64)?;
+    let taken = extent.write(writes, part);
+    if taken.is_err() {
+        // Before the units are given back.
+        let _ = writes.wait();
+    }
+    taken.map(|()| extent.finish())
 }
 
 /// Reads `into.len()` bytes of a part from `at` on, whole chunks of it checked. `at` is a

@@ -5,7 +5,8 @@
 //!
 //! Where to look:
 //! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
-//! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`;
+//! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`; one that never waits:
+//!   `answers`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
 //! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
 //! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
@@ -23,6 +24,7 @@ compile_error!(
 );
 
 pub mod alloc;
+mod answers;
 mod audit;
 mod backup;
 mod batch;

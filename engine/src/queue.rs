@@ -18,9 +18,8 @@ use dmerkle::format::log_block::{
     after_skip, block_at_or_after, block_payload_bytes, group_blocks, group_fits, payload_end_lsn,
 };
 use dmerkle::{Generation, Geometry, Lsn};
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes of log written past the durable LSN, at most.
 const UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
@@ -34,32 +33,26 @@ const STAMP_BLOCKS: u64 = 2;
 /// Called once a commit's fate is known.
 pub(crate) type Completion = Box<dyn FnOnce(Result<Lsn, Error>) + Send>;
 
-/// What the members of a group wait on.
+/// What the members of a group wait on: one system call wakes them all, and none of them takes a
+/// lock then.
 #[derive(Default)]
-pub(crate) struct Ticket {
-    done: Mutex<Option<Result<(), Error>>>,
-    moved: Condvar,
-}
+pub(crate) struct Ticket(OnceLock<Result<(), Error>>);
 
 impl Ticket {
     /// Waits until the group's fate is known.
     pub(crate) fn wait(&self) -> Result<(), Error> {
-        let mut done = self.done.lock();
-        while done.is_none() {
-            self.moved.wait(&mut done);
-        }
-        done.clone().expect("the loop ends with a fate")
+        self.0.wait().clone()
     }
 
     /// The group's fate, if it is known.
     pub(crate) fn poll(&self) -> Option<Result<(), Error>> {
-        self.done.lock().clone()
+        self.0.get().cloned()
     }
 
     /// Tells all who wait.
     pub(crate) fn resolve(&self, fate: Result<(), Error>) {
-        *self.done.lock() = Some(fate);
-        self.moved.notify_all();
+        let told = self.0.set(fate);
+        assert!(told.is_ok(), "a group has one leader");
     }
 }
 

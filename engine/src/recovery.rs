@@ -52,6 +52,10 @@ pub(crate) fn open(
     let geometry = choice.superblock.geometry;
     check_alignment(disk.as_ref(), &geometry)?;
     let space = read_space(disk.as_ref(), &choice.superblock)?;
+    if space.end(disk.as_ref()) > reads.len() / geometry.unit() {
+        let cut_off = "the file is shorter than what it holds: it was cut off";
+        return Err(Corrupt::rule(Structure::RegionTable, cut_off).into());
+    }
     let catalog = read_catalog(disk.as_ref(), &choice.superblock)?;
     let live = catalog.iter().filter(|(_, entry)| !entry.dropped);
     let directory = Directory::new(

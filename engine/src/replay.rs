@@ -19,6 +19,7 @@ use dmerkle::format::log_block::block_at_or_after;
 use dmerkle::format::record::{BatchRef, Operation};
 use dmerkle::recover::{ReadAt, Scan, ScanInput, Tail, scan};
 use dmerkle::{Corrupt, Geometry, Lsn, Place, Run, Structure, TreeId};
+use std::collections::VecDeque;
 
 /// What a replay stands on.
 pub(crate) struct Ground<'a> {
@@ -52,13 +53,17 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
         memtable: Memtable::new(),
         end: superblock.log_start,
     };
-    let covered = superblock.durable.max(superblock.cut);
-    let mut doubtful: Vec<Doubtful> = Vec::new();
+    // What is not known to be covered yet waits for a later block to say so: never more than what
+    // may be written past the durable LSN, however long the log is.
+    let mut doubtful: VecDeque<Doubtful> = VecDeque::new();
     let scanned = scan(ground.reads, &ground.input, &mut |batch| {
-        if batch.end <= covered && doubtful.is_empty() {
+        while let Some(first) = doubtful.pop_front_if(|first| first.end <= batch.durable) {
+            replay.apply(first.end, &first.bytes)?;
+        }
+        if batch.end <= batch.durable {
             return replay.apply(batch.end, batch.bytes);
         }
-        doubtful.push(Doubtful {
+        doubtful.push_back(Doubtful {
             start: batch.start,
             end: batch.end,
             bytes: batch.bytes.to_vec(),

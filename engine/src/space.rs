@@ -127,6 +127,31 @@ impl Space {
         Ok(())
     }
 
+    /// One past the last unit in use, as far as the maps can be read: a file that ends before it
+    /// was cut off. Reads one map, or a few where the last regions are empty.
+    pub(crate) fn end(&self, disk: &dyn Disk) -> u64 {
+        let rows = self.inner.lock().rows.clone();
+        let free = Row::fresh(&self.geometry).free_units;
+        let regions = u32::try_from(rows.len()).expect("at most 65,536 regions");
+        for (region, row) in (0..regions).zip(&rows).rev() {
+            if !row.has_map() || row.free_units == free {
+                continue;
+            }
+            let Ok(map) = self.read_map(disk, region, *row) else {
+                return 0;
+            };
+            let Ok(bits) = self.bits_of(region, *row, &map) else {
+                return 0;
+            };
+            let last = bits.iter().rposition(|byte| *byte != 0);
+            if let Some(last) = last {
+                let within = last as u64 * 8 + u64::from(bits[last].ilog2()) + 1;
+                return self.geometry.region_start(region).0 + within;
+            }
+        }
+        0
+    }
+
     fn read_map(&self, disk: &dyn Disk, region: u32, row: Row) -> Result<AlignedBuf, Error> {
         let mut map =
             AlignedBuf::zeroed(usize::try_from(self.geometry.map_bytes()).expect("32 KiB"));

@@ -5,6 +5,7 @@ use crate::core::Core;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::{ExtentWriter, Written, read_extent};
+use crate::io::Writes;
 use crate::options::Durability;
 use crate::range::Range;
 use crate::snapshot::Snapshot;
@@ -101,7 +102,8 @@ impl Tree {
 
     /// Sets the value of a key, with the store's default durability.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Lsn, Error> {
-        self.put_entry(key, NewEntry::plain(value), self.core.options.durability)
+        let changes = vec![(self.id, key.into(), Change::PutPlain(value))];
+        self.core.write(changes, self.core.options.durability)
     }
 
     /// Sets the entry of a key.
@@ -111,13 +113,13 @@ impl Tree {
         entry: NewEntry,
         durability: Durability,
     ) -> Result<Lsn, Error> {
-        let changes = vec![(self.id, key.to_vec(), Change::Put(entry))];
+        let changes = vec![(self.id, key.into(), Change::Put(entry))];
         self.core.write(changes, durability)
     }
 
     /// Removes the entry of a key; one that is not there is no error.
     pub fn delete(&self, key: &[u8]) -> Result<Lsn, Error> {
-        let changes = vec![(self.id, key.to_vec(), Change::Delete)];
+        let changes = vec![(self.id, key.into(), Change::Delete)];
         self.core.write(changes, self.core.options.durability)
     }
 
@@ -133,7 +135,7 @@ impl Tree {
         loop {
             let mut changes = Vec::new();
             for entry in entries.by_ref().take(AT_ONCE) {
-                changes.push((self.id, entry?.key().to_vec(), Change::Delete));
+                changes.push((self.id, entry?.key().to_vec().into(), Change::Delete));
             }
             if changes.is_empty() {
                 return Ok(removed);
@@ -180,7 +182,9 @@ impl Tree {
             ));
         }
         Ok(Writer {
+            writes: self.core.pool.writes(),
             inner: ExtentWriter::new(&self.core, length)?,
+            core: Arc::clone(&self.core),
         })
     }
 
@@ -208,7 +212,10 @@ impl Tree {
 
 /// Writes one large part as a stream. The part must be over 1024 bytes and at most 256 MiB.
 pub struct Writer {
+    /// Dropped first: it waits, and then the units may go.
+    writes: Writes,
     inner: ExtentWriter,
+    core: Arc<Core>,
 }
 
 impl Writer {
@@ -222,15 +229,16 @@ impl Writer {
         if bytes.len() as u64 > self.inner.missing() {
             return Err(Error::BadOption("more bytes than the writer was made for"));
         }
-        self.inner.write(bytes)
+        self.inner.write(&mut self.writes, bytes)
     }
 
     /// The part, ready to be named by an entry.
-    pub fn finish(self) -> Result<Written, Error> {
+    pub fn finish(mut self) -> Result<Written, Error> {
         if self.inner.missing() > 0 {
             return Err(Error::BadOption("fewer bytes than the writer was made for"));
         }
-        self.inner.finish()
+        self.core.complete(&mut self.writes)?;
+        Ok(self.inner.finish())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::io::MappedExtent;
+use crate::io::{AlignedBuf, MappedExtent};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::tree::Tree;
@@ -34,14 +34,22 @@ enum Bytes {
         MappedExtent,
         #[expect(dead_code, reason = "held")] Arc<State>,
     ),
+    /// A copy that was read for it.
+    Read(Arc<AlignedBuf>),
 }
 
 impl ValueRef {
+    /// Bytes that were read and verified.
+    pub(crate) fn read(bytes: AlignedBuf) -> Self {
+        Self(Bytes::Read(Arc::new(bytes)))
+    }
+
     /// Whether these are the page cache's or the memtable's own bytes.
     pub fn is_zero_copy(&self) -> bool {
         match &self.0 {
             Bytes::Inline(..) => true,
             Bytes::Extent(extent, _) => extent.is_zero_copy(),
+            Bytes::Read(_) => false,
         }
     }
 }
@@ -53,6 +61,7 @@ impl Deref for ValueRef {
         match &self.0 {
             Bytes::Inline(body, range) => &body[range.clone()],
             Bytes::Extent(extent, _) => extent,
+            Bytes::Read(bytes) => bytes,
         }
     }
 }

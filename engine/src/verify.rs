@@ -268,7 +268,8 @@ fn verify(core: &Arc<Core>, exact: bool) -> Result<Report, Error> {
     }
     Ok(Report {
         generation: base.generation.0,
-        trees: base.trees.len() as u64,
+        // A tree that nothing was ever put into is in the catalog alone.
+        trees: scrub.catalog.len().max(base.trees.len()) as u64,
         entries: walked.entries - scrub.catalog.len() as u64,
         nodes: walked.nodes,
         newer: newer.ops,

@@ -30,6 +30,18 @@ enum Newer {
     Found(Op),
 }
 
+/// Where a key's entry is to be found.
+pub(crate) enum Seen {
+    /// Here: the memtables had it.
+    Entry(Entry),
+    /// Nowhere.
+    Absent,
+    /// In the base, if anywhere.
+    Below(Root),
+    /// The view is not registered and was overtaken: take a newer one.
+    Overtaken,
+}
+
 impl Core {
     /// A node of a tree, from the cache or the disk.
     pub(crate) fn node(&self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
@@ -121,6 +133,19 @@ impl View {
         }
     }
 
+    /// What the memtables say of a key's entry.
+    pub(crate) fn look(&self, tree: TreeId, key: &[u8], registered: bool) -> Seen {
+        let (newer, too_new) = newer(&self.state, tree, key, self.at);
+        if too_new && !registered && self.core.visible() > self.at {
+            return Seen::Overtaken;
+        }
+        match newer {
+            Newer::Found(Op::Put { body, .. }) => Seen::Entry(Entry::new(self, key, body)),
+            Newer::Found(Op::Delete) => Seen::Absent,
+            Newer::Nothing => Seen::Below(self.state.base.root(tree)),
+        }
+    }
+
     /// The entry of a key. `Err(None)` when the view is not registered and was overtaken.
     fn try_entry(
         &self,
@@ -128,16 +153,13 @@ impl View {
         key: &[u8],
         registered: bool,
     ) -> Result<Option<Entry>, Option<Error>> {
-        let (newer, too_new) = newer(&self.state, tree, key, self.at);
-        if too_new && !registered && self.core.visible() > self.at {
-            return Err(None);
-        }
-        match newer {
-            Newer::Found(Op::Put { body, .. }) => Ok(Some(Entry::new(self, key, body))),
-            Newer::Found(Op::Delete) => Ok(None),
-            Newer::Nothing => self
+        match self.look(tree, key, registered) {
+            Seen::Overtaken => Err(None),
+            Seen::Entry(entry) => Ok(Some(entry)),
+            Seen::Absent => Ok(None),
+            Seen::Below(root) => self
                 .core
-                .find_in_base(tree, &self.state.base.root(tree), key, |body| {
+                .find_in_base(tree, &root, key, |body| {
                     Entry::new(self, key, body.as_bytes().into())
                 })
                 .map_err(Some),

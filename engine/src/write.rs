@@ -5,7 +5,8 @@ use crate::batch::{Change, NewEntry, NewPart};
 use crate::core::{Condition, Core, Joined, Prepared, Refused};
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::extents::{Written, write_extent};
+use crate::extents::{Written, start_extent};
+use crate::io::Writes;
 use crate::memtable::{Op, full_key};
 use crate::options::Durability;
 use crate::queue::Completion;
@@ -15,10 +16,11 @@ use dmerkle::format::body::{
 };
 use dmerkle::format::record::{BatchWriter, Operation, Replaced};
 use dmerkle::{Lsn, TreeId};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Changes of a batch, as they come from the public types.
-pub(crate) type Changes = Vec<(TreeId, Vec<u8>, Change)>;
+pub(crate) type Changes<'a> = Vec<(TreeId, Cow<'a, [u8]>, Change<'a>)>;
 
 /// What an `update`'s closure decides.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ enum Old<'a> {
 
 /// A prepared batch and the extents that it names.
 struct Ready {
+    /// Dropped first: its writes end before the units of the extents go.
     prepared: Prepared,
     extents: Vec<Written>,
 }
@@ -50,7 +53,7 @@ impl Core {
     /// Commits changes blindly.
     pub(crate) fn write(
         self: &Arc<Self>,
-        changes: Changes,
+        changes: Changes<'_>,
         durability: Durability,
     ) -> Result<Lsn, Error> {
         self.refuse_writes()?;
@@ -58,10 +61,10 @@ impl Core {
             return Ok(self.visible());
         }
         let ready = self.prepare(changes, Old::Unknown, None)?;
-        let joined = self
+        let mut joined = self
             .join_ready(ready, durability, None)
             .map_err(final_error)?;
-        self.settle(&joined, durability)?;
+        self.settle(&mut joined, durability)?;
         Ok(joined.end)
     }
 
@@ -71,24 +74,24 @@ impl Core {
         prepared: Prepared,
         durability: Durability,
     ) -> Result<Lsn, Error> {
-        let joined = self.join(prepared, durability, None).map_err(final_error)?;
-        self.settle(&joined, durability)?;
+        let mut joined = self.join(prepared, durability, None).map_err(final_error)?;
+        self.settle(&mut joined, durability)?;
         Ok(joined.end)
     }
 
     /// Commits changes and calls `completion` with their fate.
     pub(crate) fn write_async(
         self: &Arc<Self>,
-        changes: Changes,
+        changes: Changes<'_>,
         durability: Durability,
         completion: Completion,
     ) -> Result<(), Error> {
         self.refuse_writes()?;
         let ready = self.prepare(changes, Old::Unknown, None)?;
-        let joined = self
+        let mut joined = self
             .join_ready(ready, durability, Some(completion))
             .map_err(final_error)?;
-        self.hurry(&joined, durability)
+        self.hurry(&mut joined, durability)
     }
 
     /// Reads an entry, lets `decide` say what becomes of it, and commits that if the entry has
@@ -112,11 +115,11 @@ impl Core {
                 full: full_key(tree, key),
                 since: view.at,
             };
-            let changes = vec![(tree, key.to_vec(), change)];
+            let changes = vec![(tree, key.into(), change)];
             let ready = self.prepare(changes, Old::Read(old.as_ref()), Some(condition))?;
             match self.join_ready(ready, durability, None) {
-                Ok(joined) => {
-                    self.settle(&joined, durability)?;
+                Ok(mut joined) => {
+                    self.settle(&mut joined, durability)?;
                     return Ok(joined.end);
                 }
                 Err(Refused::Changed) => self.wait_past(view.at)?,
@@ -148,7 +151,7 @@ impl Core {
     /// read: parts may be kept from it, and the record says what is replaced.
     fn prepare(
         self: &Arc<Self>,
-        mut changes: Changes,
+        mut changes: Changes<'_>,
         old: Old<'_>,
         condition: Option<Condition>,
     ) -> Result<Ready, Error> {
@@ -166,6 +169,7 @@ impl Core {
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
         let mut extents = Vec::new();
+        let mut writes = None; // behind the extents, so that it is dropped before them
         let mut changes = changes.into_iter().peekable();
         while let Some((tree, key, change)) = changes.next() {
             limit("the key", key.len(), KEY_BYTES_MAX)?;
@@ -184,8 +188,18 @@ impl Core {
                     });
                     Op::Delete
                 }
-                Change::Put(entry) => {
-                    let body = self.body_of(entry, old, &mut extents)?;
+                Change::Put(_) | Change::PutPlain(_) => {
+                    let body = match change {
+                        Change::Put(entry) => {
+                            self.body_of(entry, old, &mut extents, &mut writes)?
+                        }
+                        Change::PutPlain(value) => {
+                            let mut body = BodyBuilder::new(&[]);
+                            self.add_part(&mut body, value, &mut extents, &mut writes)?;
+                            body.finish()
+                        }
+                        Change::Delete => unreachable!("it is another arm"),
+                    };
                     let body_ref = BodyRef::trusted(&body);
                     record.push(&Operation::Put {
                         tree,
@@ -210,17 +224,19 @@ impl Core {
                 trees: None,
                 condition,
                 extent_bytes,
+                writes,
             },
             extents,
         })
     }
 
-    /// Encodes an entry; parts too long for a leaf are written.
+    /// Encodes an entry; the writing of parts too long for a leaf is started.
     fn body_of(
         self: &Arc<Self>,
         entry: NewEntry,
         old: Option<&Entry>,
         extents: &mut Vec<Written>,
+        writes: &mut Option<Writes>,
     ) -> Result<Vec<u8>, Error> {
         limit("the meta", entry.meta.len(), META_BYTES_MAX)?;
         limit("the number of parts", entry.parts.len(), PARTS_MAX)?;
@@ -228,14 +244,7 @@ impl Core {
         let mut kept = [false; PARTS_MAX];
         for part in entry.parts {
             match part {
-                NewPart::Bytes(bytes) if bytes.len() <= INLINE_ALWAYS_BYTES => {
-                    body.inline(&bytes);
-                }
-                NewPart::Bytes(bytes) => {
-                    let written = write_extent(self, &bytes)?;
-                    body.extent(written.reference());
-                    extents.push(written);
-                }
+                NewPart::Bytes(bytes) => self.add_part(&mut body, &bytes, extents, writes)?,
                 NewPart::Written(written) => {
                     if !written.belongs_to(self) {
                         return Err(Error::BadOption("the part was written in another store"));
@@ -256,6 +265,24 @@ impl Core {
             }
         }
         Ok(body.finish())
+    }
+
+    fn add_part(
+        self: &Arc<Self>,
+        body: &mut BodyBuilder,
+        bytes: &[u8],
+        extents: &mut Vec<Written>,
+        writes: &mut Option<Writes>,
+    ) -> Result<(), Error> {
+        if bytes.len() <= INLINE_ALWAYS_BYTES {
+            body.inline(bytes);
+            return Ok(());
+        }
+        let writes = writes.get_or_insert_with(|| self.pool.writes());
+        let written = start_extent(self, writes, bytes)?;
+        body.extent(written.reference());
+        extents.push(written);
+        Ok(())
     }
 }
 

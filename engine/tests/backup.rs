@@ -74,6 +74,12 @@ fn a_backup_has_every_tree_meta_and_part() {
     let report = copy.verify().unwrap();
     assert!(report.is_sound(), "{:?}", report.violations);
     assert_eq!(report.newer, 0, "its checkpoint was made");
+    assert_eq!((report.trees, report.entries), (3, 6002));
+
+    drop(copy);
+    let copy = Store::open_read_only(&to, &small()).unwrap();
+    let again = dir.path().join("again");
+    assert_eq!(copy.backup(&again).unwrap().entries, 6002);
 }
 
 #[test]

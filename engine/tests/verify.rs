@@ -95,12 +95,12 @@ fn a_store_in_use_verifies_itself() {
                 }
             });
         }
+        // However slow the machine: until some checkpoints have come between.
         let checkpoints = store.stats().checkpoints;
-        for _ in 0..8 {
+        while store.stats().checkpoints < checkpoints + 3 {
             assert_sound(&store.verify().unwrap());
         }
         done.store(true, Ordering::Relaxed);
-        assert!(store.stats().checkpoints > checkpoints, "some came between");
     });
 }
 

@@ -28,7 +28,7 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The connection broke.
-    #[error("the node broke off: {0}")]
+    #[error("the node is gone, or ended the connection: {0}")]
     Broken(io::Error),
     /// The node answered `fail`; this is its reason.
     #[error("{0}")]
@@ -43,7 +43,13 @@ pub enum ClientError {
 
 impl From<io::Error> for ClientError {
     fn from(error: io::Error) -> Self {
-        Self::Broken(error)
+        Self::Broken(match error.kind() {
+            // What the system's word for it leaves out is where.
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::new(error.kind(), "its answer did not come to an end")
+            }
+            _ => error,
+        })
     }
 }
 

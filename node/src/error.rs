@@ -89,6 +89,11 @@ impl Error {
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     "; the node needs to read and write it".to_owned()
                 }
+                io::ErrorKind::UnexpectedEof => {
+                    "; the file is shorter than its store, somebody has cut it off: restore a \
+                     backup"
+                        .to_owned()
+                }
                 io::ErrorKind::StorageFull => "; give the disk room".to_owned(),
                 _ => String::new(),
             },

@@ -93,10 +93,13 @@ pub struct Whole {
     sums: BTreeMap<Vec<u8>, Summary>,
 }
 
+/// What one tree holds.
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// A snapshot and what each tree of then held then; a handle outlives its tree's name.
 struct Held {
     snapshot: Snapshot,
-    trees: Vec<(Tree, BTreeMap<Vec<u8>, Vec<u8>>)>,
+    trees: Vec<(Tree, Entries)>,
 }
 
 impl Drop for Whole {
@@ -119,6 +122,7 @@ pub fn options() -> Options {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "so map_err hands it over")]
 fn text(error: Error) -> String {
     error.to_string()
 }
@@ -232,7 +236,7 @@ impl Whole {
         let newest = run.ledger.newest();
         let old = newest.and_then(|contents| contents.get(tree)?.get(key));
         let (meta, mut parts) = old.map_or_else(Default::default, |value| decode(value));
-        let kept = if parts.len() > 2 { 1 } else { 0 }..parts.len();
+        let kept = usize::from(parts.len() > 2)..parts.len();
         parts = parts[kept.clone()].to_vec();
         parts.push(part.0.clone());
         let value = encode(&meta, &parts);

@@ -177,14 +177,16 @@ pub fn check(check: &Reporting) -> Outcome {
         for violation in &report.violations {
             say(violation)?;
         }
-        let found = match report.violations.len() {
+        let found = match report.violations.len() as u64 + report.violations_more {
             0 => "no damage".to_owned(),
             1 => "1 fault".to_owned(),
             faults => format!("{faults} faults"),
         };
         say(format_args!(
-            "checked {} entries, {}: {found}",
+            "checked {} entries, {} newer changes and {} long values, {}: {found}",
             report.entries,
+            report.newer,
+            report.extents,
             amount(report.bytes)
         ))?;
     }

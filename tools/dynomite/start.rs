@@ -111,7 +111,8 @@ fn serve(arguments: &Start) -> Outcome {
         let _pidfile = Pidfile::write(arguments.pidfile.as_deref())?;
         let mut terminate = signal(SignalKind::terminate()).naming(Code::Local, "SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).naming(Code::Local, "Ctrl-C")?;
-        greet(&running, &config.directory)?;
+        // A node that nobody watches serves all the same.
+        let _ = greet(&running, &config.directory);
         log.record(&format!("serving on {}", running.address()));
         if detached {
             log.take_over()?;
@@ -130,7 +131,7 @@ fn serve(arguments: &Start) -> Outcome {
     });
     match &result {
         Ok(()) => log.note("stopped"),
-        Err(failure) => log.note(&format!("stopped: {:#}", failure.error)),
+        Err(failure) => log.record(&format!("stopped: {:#}", failure.error)),
     }
     // A client that does not read must not hold the end up.
     runtime.shutdown_background();

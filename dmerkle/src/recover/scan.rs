@@ -36,6 +36,9 @@ pub struct BatchAt<'a> {
     pub start: Lsn,
     /// One past its last byte.
     pub end: Lsn,
+    /// Everything below was durable, as far as the log was read: a batch that ends at or below
+    /// needs no verification of its extents.
+    pub durable: Lsn,
     /// Its bytes, framed but not yet validated: for [`crate::format::record::BatchRef::decode`].
     pub bytes: &'a [u8],
 }
@@ -353,6 +356,7 @@ impl<'a> Scanner<'a> {
             visit(BatchAt {
                 start: payload_lsn(self.geometry, group, at),
                 end,
+                durable: self.durable,
                 bytes: &rest[..length],
             })?;
             self.end = end;

@@ -6,10 +6,10 @@ use crate::format::body::BodyRef;
 use crate::format::pointer::Pointer;
 use crate::tree::node::Node;
 
-/// The way down to one key.
+/// The way down to one key, borrowed or owned.
 #[derive(Debug, Clone)]
-pub struct Lookup<'k> {
-    key: &'k [u8],
+pub struct Lookup<K> {
+    key: K,
     /// The level that the next node must have; none before the root.
     level: Option<u8>,
 }
@@ -25,9 +25,9 @@ pub enum Step<'n> {
     Absent,
 }
 
-impl<'k> Lookup<'k> {
+impl<K: AsRef<[u8]>> Lookup<K> {
     /// Begins at the root, which the caller brings first (an empty tree has none: absent).
-    pub fn new(key: &'k [u8]) -> Self {
+    pub fn new(key: K) -> Self {
         Self { key, level: None }
     }
 
@@ -35,10 +35,12 @@ impl<'k> Lookup<'k> {
     pub fn step<'n, B: AsRef<[u8]>>(&mut self, node: &'n Node<B>) -> Result<Step<'n>, Corrupt> {
         expect_level(self.level, node)?;
         if node.is_leaf() {
-            return Ok(node.find(self.key).map_or(Step::Absent, Step::Found));
+            return Ok(node
+                .find(self.key.as_ref())
+                .map_or(Step::Absent, Step::Found));
         }
         self.level = Some(node.level() - 1);
-        Ok(Step::Need(node.child_for(self.key).1))
+        Ok(Step::Need(node.child_for(self.key.as_ref()).1))
     }
 }
 

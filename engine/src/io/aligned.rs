@@ -4,10 +4,10 @@
 //! with `layout` of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
 //! the buffer does, so the kernel may write to them while the owner is passed about.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 
 /// Heap bytes aligned for direct I/O.
@@ -41,9 +41,31 @@ impl AlignedBuf {
 
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
-        let mut buf = Self::zeroed(bytes.len());
-        buf.copy_from_slice(bytes);
-        buf
+        Self::padded_copy(bytes, bytes.len())
+    }
+
+    /// A copy of `bytes`, and zeros behind it up to `len`.
+    ///
+    /// # Panics
+    /// Panics if `len` is less than there are bytes.
+    pub fn padded_copy(bytes: &[u8], len: usize) -> Self {
+        assert!(bytes.len() <= len, "the copy is no shorter");
+        if len == 0 {
+            return Self::default();
+        }
+        let layout = layout(len);
+        // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc` asks.
+        let start = unsafe { alloc(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        // SAFETY: both ends have `bytes.len() <= len` bytes, and new memory overlaps no other.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
+        // SAFETY: `bytes.len() <= len`, so this is within the allocation or at its end.
+        let rest = unsafe { start.as_ptr().add(bytes.len()) };
+        // SAFETY: the allocation has so many bytes behind `rest`. Now all are initialised.
+        unsafe { rest.write_bytes(0, len - bytes.len()) };
+        Self { bytes: start, len }
     }
 
     /// Whether `bytes` begin where direct I/O with `alignment` accepts it.
@@ -126,6 +148,15 @@ mod tests {
             let moved = buf;
             assert_eq!(moved[len - 1], 7);
         }
+    }
+
+    #[test]
+    fn a_padded_copy_ends_in_zeros() {
+        let buf = AlignedBuf::padded_copy(&[7; 5000], 8192);
+        assert!(AlignedBuf::is_aligned(&buf, AlignedBuf::ALIGN));
+        assert!(buf[..5000].iter().all(|&byte| byte == 7));
+        assert!(buf[5000..].iter().all(|&byte| byte == 0));
+        assert_eq!(buf.len(), 8192);
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub trait Disk: Send + Sync + 'static {
         self.read(offset, buf)
     }
 
+    /// Fills `buf` if all of it stands in the page cache, without waiting for the medium. Whether
+    /// it did; what is in `buf` otherwise is nothing.
+    fn read_resident(&self, _offset: u64, _buf: &mut [u8]) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Bytes of the file as a reference that outlives the call: zero-copy from the page cache
     /// where the disk can, else a copy. Any offset and length. Nothing may write to or punch
     /// these bytes of the file before the last clone of the extent is dropped.

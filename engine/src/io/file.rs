@@ -212,6 +212,22 @@ impl Disk for FileDisk {
         self.cached.read_exact_at(buf, offset)
     }
 
+    fn read_resident(&self, offset: u64, buf: &mut [u8]) -> io::Result<bool> {
+        let mut done = 0;
+        while done < buf.len() {
+            match sys::read_resident(&self.cached, offset + done as u64, &mut buf[done..]) {
+                Ok(0) => return Ok(false),
+                Ok(got) => done += got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                // Some file systems do not know the question.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
     fn map(&self, offset: u64, len: usize) -> io::Result<MappedExtent> {
         if offset.saturating_add(len as u64) > self.size()? {
             // A page behind the end cannot be touched at all.

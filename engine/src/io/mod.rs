@@ -3,6 +3,7 @@
 pub mod aligned;
 pub mod disk;
 pub mod file;
+mod lane;
 pub mod map;
 #[cfg(test)]
 pub(crate) mod places;
@@ -13,5 +14,6 @@ mod sys;
 pub use aligned::AlignedBuf;
 pub use disk::Disk;
 pub use file::{FileDisk, OpenError};
+pub use lane::Writes;
 pub use map::MappedExtent;
 pub use pool::{Backend, IoPool, Op, PoolOptions, Request};

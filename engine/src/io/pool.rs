@@ -14,6 +14,7 @@
 
 use super::aligned::AlignedBuf;
 use super::disk::Disk;
+use super::lane::{Lanes, Writes};
 use super::ring::{self, OpenRing, Sleeper};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Condvar, Mutex};
@@ -30,11 +31,25 @@ use std::thread::{self, JoinHandle};
 /// The most threads that plain calls are spread over, however deep the queue may be.
 const PLAIN_THREADS_MAX: usize = 16;
 
+/// Threads beside rings, for what rings do badly.
+const THREADS_BESIDE_RINGS: usize = 4;
+
+/// What the backend of rings is called.
+const URING: &str = "io_uring";
+
 /// What is to be done to the disk.
 #[derive(Debug)]
 pub enum Op {
     /// Fill a new buffer of `len` bytes.
     Read {
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: usize,
+    },
+    /// Fill a new buffer of `len` bytes through the page cache; any offset and length. Beside
+    /// rings this has threads of its own, because it may wait for the medium inside the call.
+    ReadCached {
         /// Where in the file.
         offset: u64,
         /// How many bytes.
@@ -104,6 +119,8 @@ pub struct IoPool {
     way: Way,
     /// Why rings were not taken although they were wanted.
     refusal: Option<io::Error>,
+    /// Rings for writers that drive them themselves, if there are rings.
+    lanes: Option<Arc<Lanes>>,
 }
 
 enum Way {
@@ -112,6 +129,8 @@ enum Way {
         name: &'static str,
         /// None only while the pool is dropped.
         requests: Option<Sender<Request>>,
+        /// The same for reads through the page cache, where rings serve the rest.
+        cached: Option<Sender<Request>>,
         workers: Vec<JoinHandle<()>>,
         /// One per ring; none for plain threads, which sleep in the channel.
         sleepers: Vec<Arc<Sleeper>>,
@@ -166,10 +185,13 @@ impl IoPool {
                 Err(refusal) => (start_threads(&shared, options)?, Some(refusal)),
             },
         };
+        let rings = matches!(&way, Way::Queue { name, .. } if *name == URING);
+        let lanes = shared.disk.direct_fd().filter(|_| rings).map(Lanes::new);
         Ok(Self {
             shared,
             way,
             refusal,
+            lanes,
         })
     }
 
@@ -179,6 +201,12 @@ impl IoPool {
             Way::Inline(_) => "inline",
             Way::Queue { name, .. } => name,
         }
+    }
+
+    /// Writes that the caller starts, and waits for when it has done something else. Without rings
+    /// a write is done when it was started.
+    pub fn writes(&self) -> Writes {
+        Writes::new(&self.shared.disk, self.lanes.as_ref())
     }
 
     /// Why `Backend::Auto` did without rings.
@@ -205,6 +233,12 @@ impl IoPool {
             }
             match &self.way {
                 Way::Inline(queue) => self.run_inline(queue, request),
+                Way::Queue {
+                    cached: Some(cached),
+                    ..
+                } if matches!(request.op, Op::ReadCached { .. }) => {
+                    cached.send(request).expect("the threads outlive the pool");
+                }
                 Way::Queue { requests, .. } => {
                     let requests = requests.as_ref().expect("the pool is not being dropped");
                     requests
@@ -300,6 +334,7 @@ impl Drop for IoPool {
     fn drop(&mut self) {
         let Way::Queue {
             requests,
+            cached,
             workers,
             sleepers,
             ..
@@ -307,6 +342,7 @@ impl Drop for IoPool {
         else {
             return;
         };
+        drop(cached.take());
         stop(requests, sleepers, workers);
         if let Some(panic) = self.shared.panic.lock().take()
             && !thread::panicking()
@@ -425,6 +461,11 @@ impl Shared {
                 self.disk.read(offset, &mut buf)?;
                 Ok(buf)
             }
+            Op::ReadCached { offset, len } => {
+                let mut buf = AlignedBuf::zeroed(len);
+                self.disk.read_cached(offset, &mut buf)?;
+                Ok(buf)
+            }
             Op::Write { offset, buf } => {
                 self.disk.write(offset, &buf)?;
                 Ok(buf)
@@ -473,11 +514,28 @@ fn as_worker(shared: &Arc<Shared>, work: impl FnOnce()) {
 }
 
 fn start_threads(shared: &Arc<Shared>, options: PoolOptions) -> io::Result<Way> {
+    let count = options.depth.min(PLAIN_THREADS_MAX).max(options.threads);
+    let (requests, workers) = start_plain(shared, 0, count.max(1))?;
+    Ok(Way::Queue {
+        name: "threads",
+        requests: Some(requests),
+        cached: None,
+        workers,
+        sleepers: Vec::new(),
+        depth: 1,
+    })
+}
+
+/// Starts `count` threads that make plain calls, and the queue that they take from.
+fn start_plain(
+    shared: &Arc<Shared>,
+    first: usize,
+    count: usize,
+) -> io::Result<(Sender<Request>, Vec<JoinHandle<()>>)> {
     let (requests, queue) = crossbeam_channel::unbounded::<Request>();
     let mut requests = Some(requests);
     let mut workers = Vec::new();
-    let count = options.depth.min(PLAIN_THREADS_MAX).max(options.threads);
-    for at in 0..count.max(1) {
+    for at in first..first + count {
         let (shared, queue) = (Arc::clone(shared), queue.clone());
         let work = move || {
             as_worker(&shared, || queue.iter().for_each(|one| shared.serve(one)));
@@ -490,13 +548,8 @@ fn start_threads(shared: &Arc<Shared>, options: PoolOptions) -> io::Result<Way> 
             }
         }
     }
-    Ok(Way::Queue {
-        name: "threads",
-        requests,
-        workers,
-        sleepers: Vec::new(),
-        depth: 1,
-    })
+    let requests = requests.expect("all threads were started");
+    Ok((requests, workers))
 }
 
 fn start_rings(shared: &Arc<Shared>, options: PoolOptions, open: OpenRing) -> io::Result<Way> {
@@ -517,13 +570,21 @@ fn start_rings(shared: &Arc<Shared>, options: PoolOptions, open: OpenRing) -> io
             break;
         }
     }
-    if let Err(refusal) = started {
-        stop(&mut requests, &sleepers, &mut workers);
-        return Err(refusal);
-    }
+    let beside = started.and_then(|()| start_plain(shared, workers.len(), THREADS_BESIDE_RINGS));
+    let cached = match beside {
+        Ok((cached, threads)) => {
+            workers.extend(threads);
+            cached
+        }
+        Err(refusal) => {
+            stop(&mut requests, &sleepers, &mut workers);
+            return Err(refusal);
+        }
+    };
     Ok(Way::Queue {
-        name: "io_uring",
+        name: URING,
         requests,
+        cached: Some(cached),
         workers,
         sleepers,
         depth: options.depth.max(1),

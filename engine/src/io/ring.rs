@@ -344,7 +344,7 @@ impl Drop for Flights<'_> {
 
 /// What a completion says of its call.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     /// Done.
     All,
     /// Only the first bytes were moved, this many: whole sectors.
@@ -355,7 +355,7 @@ enum Verdict {
     Failed(i32),
 }
 
-fn judge(result: i32, len: usize, alignment: usize) -> Verdict {
+pub(super) fn judge(result: i32, len: usize, alignment: usize) -> Verdict {
     match usize::try_from(result) {
         Ok(bytes) if bytes >= len => Verdict::All,
         Ok(bytes) => Verdict::Part(bytes - bytes % alignment),

@@ -110,6 +110,27 @@ pub(super) fn advise(file: &File, offset: u64, bytes: u64, advice: i32) {
     }
 }
 
+/// Reads what of the range stands in the page cache, from its start on; `WouldBlock` if nothing.
+pub(super) fn read_resident(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let offset = signed(offset)?;
+    let into = libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    };
+    // SAFETY: the descriptor is open, there is one vector, and it names `buf`, which is ours alone
+    // to write for as long as the call takes.
+    let got = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &raw const into,
+            1,
+            offset,
+            libc::RWF_NOWAIT,
+        )
+    };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
 /// An eventfd: written to by whoever wakes, read by whoever sleeps.
 pub(super) fn event() -> io::Result<File> {
     // SAFETY: the call takes numbers only.

@@ -199,16 +199,21 @@ impl Storage {
 
     /// Count and fingerprint of all partitions together, as of one moment.
     pub fn summary(&self) -> Result<Summary, StorageError> {
-        let snapshot = self.store.snapshot();
-        let mut sum = Summary::EMPTY;
-        for tree in &self.partitions {
-            sum = sum.plus(snapshot.fingerprint(tree, &[], None)?);
-        }
-        Ok(sum)
+        summary(&self.store, &self.partitions)
     }
 
     /// Writes what is in memory and lets go of the file. Later writes are refused.
     pub fn close(&self) -> Result<(), StorageError> {
         Ok(self.store.clone().close()?)
     }
+}
+
+/// Count and fingerprint of some trees together, as of one moment.
+fn summary(store: &Store, trees: &[Tree]) -> Result<Summary, StorageError> {
+    let snapshot = store.snapshot();
+    let mut sum = Summary::EMPTY;
+    for tree in trees {
+        sum = sum.plus(snapshot.fingerprint(tree, &[], None)?);
+    }
+    Ok(sum)
 }

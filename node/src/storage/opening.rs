@@ -8,10 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use engine::world::World;
-use engine::{Batch, Durability, FingerprintKey, Lsn, NewEntry, Options, Store, Summary, Tree};
+use engine::{Batch, Durability, FingerprintKey, Lsn, NewEntry, Options, Store, Tree};
 
 use super::Storage;
-use super::reports::{BackupReport, digits};
+use super::reports::{BackupReport, backup_report};
 use crate::config::Config;
 use crate::error::Error;
 use crate::hash::Partition;
@@ -151,21 +151,47 @@ pub fn restore(backup: &Path, folder: &Path) -> Result<BackupReport, Error> {
         )));
     }
     // What is no store is told before it is copied.
-    drop(Store::open_read_only(backup, &Options::default()).map_err(|e| Error::store(backup, e))?);
+    drop(open_copy(backup, backup)?);
     let copy = Copy::make(backup, folder).map_err(unusable)?;
-    let report = report(&copy.0).map_err(|error| match error {
-        Some(error) => Error::store(backup, error),
-        None => Error::foreign(backup),
-    })?;
+    let report = {
+        let (store, trees) = open_copy(&copy.0, backup)?;
+        let found = store
+            .verify()
+            .map_err(|error| Error::store(backup, error))?;
+        if let Some(first) = found.violations.first() {
+            return Err(Error::Setting(format!(
+                "{} is damaged, and nothing was restored: {first}",
+                backup.display()
+            )));
+        }
+        let bytes = fs::metadata(&copy.0).map_err(unusable)?.len();
+        backup_report(&store, &trees, bytes)?
+    };
     // Linked, not renamed: a store that a node has made here meanwhile is not overwritten.
     fs::hard_link(&copy.0, &path).map_err(unusable)?;
     drop(copy);
-    sync_folder(folder).map_err(unusable)?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(unusable)?;
     Ok(report)
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+/// Opens a copy of a node's store, called `name` where it fails, and its partitions.
+fn open_copy(path: &Path, name: &Path) -> Result<(Store, Vec<Tree>), Error> {
+    let fault = |error| Error::store(name, error);
+    let store = Store::open_read_only(path, &Options::default()).map_err(fault)?;
+    let settings = settings(&store).map_err(fault)?;
+    let settings = settings.ok_or_else(|| Error::foreign(name))?;
+    let mut trees = Vec::new();
+    for partition in Partition::all(settings.q) {
+        match store.tree(&partition.tree_name()) {
+            Ok(tree) => trees.push(tree),
+            // Of a node whose first start was cut off.
+            Err(engine::Error::NoSuchTree) => {}
+            Err(error) => return Err(fault(error)),
+        }
+    }
+    Ok((store, trees))
 }
 
 /// A copy under a name of its own, gone unless it was linked under another.
@@ -196,24 +222,4 @@ impl Drop for Copy {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
-}
-
-/// Verifies a copy and says what it holds; `None` for a store that is no node's.
-fn report(copy: &Path) -> Result<BackupReport, Option<engine::Error>> {
-    let store = Store::open_read_only(copy, &Options::default())?;
-    let settings = settings(&store)?.ok_or(None)?;
-    let snapshot = store.snapshot();
-    let mut summary = Summary::EMPTY;
-    for partition in Partition::all(settings.q) {
-        match store.tree(&partition.tree_name()) {
-            Ok(tree) => summary = summary.plus(snapshot.fingerprint(&tree, &[], None)?),
-            Err(engine::Error::NoSuchTree) => {}
-            Err(error) => return Err(Some(error)),
-        }
-    }
-    Ok(BackupReport {
-        entries: summary.count,
-        bytes: store.stats().file_bytes,
-        fingerprint: digits(summary),
-    })
 }

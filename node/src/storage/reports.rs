@@ -1,10 +1,10 @@
 //! What the store says of itself, and what a check and a backup found.
 
-use engine::Summary;
+use engine::{Store, Summary, Tree};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Storage, StorageError};
+use super::{Storage, StorageError, summary};
 
 /// What the store says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -20,12 +20,34 @@ pub struct StoreStatus {
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
-    /// Entries that were read.
+    /// Entries in the trees; the few of the node's own are among them.
     pub entries: u64,
+    /// Changes that no checkpoint has carried into the trees yet.
+    pub newer: u64,
+    /// Nodes of the trees.
+    pub nodes: u64,
+    /// Values with a place of their own.
+    pub extents: u64,
     /// Bytes that were read and verified.
     pub bytes: u64,
-    /// Each broken invariant, a sentence. Empty: the store is whole.
+    /// What is broken, each a sentence. Empty: the store is whole.
     pub violations: Vec<String>,
+    /// How many more there are.
+    pub violations_more: u64,
+}
+
+impl From<engine::Report> for CheckReport {
+    fn from(report: engine::Report) -> Self {
+        Self {
+            entries: report.entries,
+            newer: report.newer,
+            nodes: report.nodes,
+            extents: report.extents,
+            bytes: report.bytes_read,
+            violations: report.violations.iter().map(ToString::to_string).collect(),
+            violations_more: report.violations_more,
+        }
+    }
 }
 
 /// What a backup holds.
@@ -39,8 +61,22 @@ pub struct BackupReport {
     pub fingerprint: String,
 }
 
+/// Reads from a copy of `bytes` bytes what it holds.
+pub(super) fn backup_report(
+    copy: &Store,
+    trees: &[Tree],
+    bytes: u64,
+) -> Result<BackupReport, StorageError> {
+    let summary = summary(copy, trees)?;
+    Ok(BackupReport {
+        entries: summary.count,
+        bytes,
+        fingerprint: digits(summary),
+    })
+}
+
 /// A fingerprint as people see it.
-pub(super) fn digits(summary: Summary) -> String {
+fn digits(summary: Summary) -> String {
     format!("{:032x}", summary.sum.0)
 }
 

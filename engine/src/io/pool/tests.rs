@@ -51,6 +51,39 @@ fn fill(pool: &IoPool, sectors: u64) {
 }
 
 #[test]
+fn a_cached_read_takes_any_place_and_tells_of_the_end() {
+    each_pool(|pool| {
+        fill(&pool, 4);
+        let (tell, told) = mpsc::channel();
+        let places = [
+            (0, 3 * SECTOR),
+            (SECTOR as u64 + 5, 1001),
+            (9, 0),
+            (3, 4 * SECTOR),
+        ];
+        for (at, (offset, len)) in places.into_iter().enumerate() {
+            let tell = tell.clone();
+            pool.submit(Request {
+                op: Op::ReadCached { offset, len },
+                done: Box::new(move |read| tell.send((at, read)).unwrap()),
+            });
+        }
+        let mut answers: Vec<_> = told.iter().take(places.len()).collect();
+        answers.sort_by_key(|(at, _)| *at);
+        let all: Vec<u8> = (0..4)
+            .flat_map(|number| sector(number, 0).to_vec())
+            .collect();
+        for ((offset, len), (_, read)) in places.into_iter().zip(answers) {
+            let from = usize::try_from(offset).unwrap();
+            match all.get(from..from + len) {
+                Some(bytes) => assert_eq!(&*read.unwrap(), bytes),
+                None => assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof),
+            }
+        }
+    });
+}
+
+#[test]
 fn the_backend_is_the_one_that_the_disk_allows() {
     let place = places::on_disk();
     let disk = disk_in(&place);

@@ -1,0 +1,292 @@
+//! Lanes: small rings that the writer of a large value drives itself. The write goes off, the
+//! writer works on, and no other thread has to wake: on a quiet machine waking one costs as much
+//! as the write.
+//!
+//! Invariants:
+//! - While the kernel may read a buffer, its flight stands in a slot of the lane, which holds the
+//!   buffer; nobody writes to a shared buffer. If the ring fails, such buffers are leaked.
+//! - A lane that is idle has no flight.
+//! - [`Writes`] is dropped only with nothing under way.
+
+use super::aligned::AlignedBuf;
+use super::disk::Disk;
+use super::ring::{Verdict, judge};
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode};
+use parking_lot::Mutex;
+use std::io;
+use std::mem;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+/// Writes of one lane under way at once.
+const DEPTH: usize = 16;
+
+/// The most lanes. Whoever finds none writes by plain calls.
+const LANES_MAX: usize = 64;
+
+/// The most bytes that one call moves; the kernel's limit is a page under 2 GiB.
+const TRANSFER_BYTES_MAX: usize = 1 << 30;
+
+/// How often the kernel may say "again" before plain calls take over.
+const AGAIN_MAX: u32 = 64;
+
+/// The lanes of a disk.
+pub(super) struct Lanes {
+    fd: RawFd,
+    idle: Mutex<Vec<Lane>>,
+    count: AtomicUsize,
+}
+
+struct Lane {
+    ring: IoUring,
+    fd: RawFd,
+    slots: [Option<Flight>; DEPTH],
+    /// The first write that failed.
+    error: Option<io::Error>,
+}
+
+struct Flight {
+    offset: u64,
+    buf: Arc<AlignedBuf>,
+    again: u32,
+}
+
+/// Writes that are under way while their owner works on.
+pub struct Writes {
+    disk: Arc<dyn Disk>,
+    /// None where rings are not to be had: then a write is done when it was started.
+    lanes: Option<Arc<Lanes>>,
+    lane: Option<Lane>,
+}
+
+impl Lanes {
+    pub(super) fn new(fd: RawFd) -> Arc<Self> {
+        Arc::new(Self {
+            fd,
+            idle: Mutex::default(),
+            count: AtomicUsize::new(0),
+        })
+    }
+
+    fn take(&self) -> Option<Lane> {
+        if let Some(lane) = self.idle.lock().pop() {
+            return Some(lane);
+        }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= LANES_MAX {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        // The thread that waits for a completion enters the kernel anyhow: nobody need be
+        // interrupted for it.
+        let ring = IoUring::builder()
+            .setup_coop_taskrun()
+            .build(u32::try_from(DEPTH).expect("small"))
+            .ok()?; // counted still, so that a refusal is not asked for again and again
+        Some(Lane {
+            ring,
+            fd: self.fd,
+            slots: Default::default(),
+            error: None,
+        })
+    }
+}
+
+impl Writes {
+    pub(super) fn new(disk: &Arc<dyn Disk>, lanes: Option<&Arc<Lanes>>) -> Self {
+        Self {
+            disk: Arc::clone(disk),
+            lanes: lanes.map(Arc::clone),
+            lane: None,
+        }
+    }
+
+    /// Starts a write. An error may be an earlier write's.
+    pub fn start(&mut self, offset: u64, buf: &Arc<AlignedBuf>) -> io::Result<()> {
+        if self.lane.is_none() {
+            self.lane = self.lanes.as_ref().and_then(|lanes| lanes.take());
+        }
+        match &mut self.lane {
+            None => self.disk.write(offset, buf),
+            Some(lane) => {
+                self.disk.admit_write(offset, buf.len())?;
+                lane.start(&*self.disk, offset, buf)
+            }
+        }
+    }
+
+    /// Whether there may be something to wait for.
+    pub fn under_way(&self) -> bool {
+        self.lane.is_some()
+    }
+
+    /// Waits until every write has ended. The first error of any; the others have ended, too.
+    pub fn wait(&mut self) -> io::Result<()> {
+        let Some(mut lane) = self.lane.take() else {
+            return Ok(());
+        };
+        lane.wait(&*self.disk)?;
+        let failed = lane.error.take();
+        if let Some(lanes) = &self.lanes {
+            lanes.idle.lock().push(lane);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for Writes {
+    fn drop(&mut self) {
+        // Who cares for the answer has waited.
+        let _ = self.wait();
+    }
+}
+
+impl Lane {
+    fn start(&mut self, disk: &dyn Disk, offset: u64, buf: &Arc<AlignedBuf>) -> io::Result<()> {
+        let slot = loop {
+            if let Some(slot) = self.slots.iter().position(Option::is_none) {
+                break slot;
+            }
+            self.enter(1)?;
+            self.complete(disk);
+        };
+        self.slots[slot] = Some(Flight {
+            offset,
+            buf: Arc::clone(buf),
+            again: 0,
+        });
+        self.push(slot);
+        self.enter(0)
+    }
+
+    fn wait(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        loop {
+            self.complete(disk);
+            if self.slots.iter().all(Option::is_none) {
+                return Ok(());
+            }
+            self.enter(1)?;
+        }
+    }
+
+    /// Queues the call of a slot's flight.
+    fn push(&mut self, slot: usize) {
+        let flight = self.slots[slot].as_ref().expect("the slot was just filled");
+        let len = flight.buf.len().min(TRANSFER_BYTES_MAX);
+        let len = u32::try_from(len).expect("a gibibyte fits");
+        let call = opcode::Write::new(Fd(self.fd), flight.buf.as_ptr(), len)
+            .offset(flight.offset)
+            .build()
+            .user_data(slot as u64);
+        // SAFETY: the call's buffer is held by the slot until `complete` saw its completion, and
+        // leaked if the lane goes before. The disk keeps the descriptor open, and every `Writes`
+        // holds the disk.
+        let pushed = unsafe { self.ring.submission().push(&call) };
+        pushed.expect("the ring has an entry for every slot");
+    }
+
+    /// Gives the kernel what is new and waits for so many completions.
+    fn enter(&mut self, want: usize) -> io::Result<()> {
+        match self.ring.submit_and_wait(want) {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => Ok(()),
+                Some(libc::EAGAIN | libc::EBUSY) => {
+                    thread::yield_now();
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Empties the slots whose writes have ended.
+    fn complete(&mut self, disk: &dyn Disk) {
+        let mut again = [false; DEPTH];
+        for entry in self.ring.completion() {
+            let slot = usize::try_from(entry.user_data()).expect("what we queued was a slot");
+            let flight = self.slots[slot].as_mut().expect("only flights complete");
+            let (offset, buf) = (flight.offset, &flight.buf);
+            let written = match judge(entry.result(), buf.len(), disk.alignment()) {
+                Verdict::All => Ok(()),
+                Verdict::Part(bytes) => disk.write(offset + bytes as u64, &buf[bytes..]),
+                Verdict::Again if flight.again < AGAIN_MAX => {
+                    flight.again += 1;
+                    again[slot] = true;
+                    continue;
+                }
+                Verdict::Again => disk.write(offset, buf),
+                Verdict::Failed(error) => Err(io::Error::from_raw_os_error(error)),
+            };
+            self.slots[slot] = None;
+            if let Err(error) = written {
+                self.error.get_or_insert(error);
+            }
+        }
+        for slot in (0..DEPTH).filter(|slot| again[*slot]) {
+            self.push(slot);
+        }
+    }
+}
+
+impl Drop for Lane {
+    /// Leaks what the kernel may still read, after a failure of the ring.
+    fn drop(&mut self) {
+        for flight in self.slots.iter_mut().filter_map(Option::take) {
+            mem::forget(flight.buf);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::FileDisk;
+
+    #[test]
+    fn what_was_started_is_written_when_it_was_waited_for() {
+        let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let disk = FileDisk::create(&place.path().join("file")).unwrap();
+        let fd = disk.direct_fd();
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        disk.allocate(0, 64 * 4096).unwrap();
+        for lanes in [None, fd.map(Lanes::new)] {
+            let mut writes = Writes::new(&disk, lanes.as_ref());
+            for round in 0..3_u8 {
+                for at in 0..64_u8 {
+                    let buf = Arc::new(AlignedBuf::copy_of(&[at ^ round; 4096]));
+                    writes.start(u64::from(at) * 4096, &buf).unwrap();
+                }
+                writes.wait().unwrap();
+                for at in 0..64_u8 {
+                    let mut back = AlignedBuf::zeroed(4096);
+                    disk.read(u64::from(at) * 4096, &mut back).unwrap();
+                    assert!(back.iter().all(|&byte| byte == at ^ round));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_is_told_once_and_the_lane_serves_on() {
+        let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = place.path().join("file");
+        drop(FileDisk::create(&path).unwrap());
+        let disk = FileDisk::open(&path).unwrap();
+        // A descriptor that cannot write stands for a disk that refuses.
+        let read_only = std::fs::File::open(&path).unwrap();
+        let lanes = Lanes::new(std::os::fd::AsRawFd::as_raw_fd(&read_only));
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        let mut writes = Writes::new(&disk, Some(&lanes));
+        let buf = Arc::new(AlignedBuf::zeroed(4096));
+        writes.start(0, &buf).unwrap();
+        if lanes.idle.lock().is_empty() && writes.lane.is_none() {
+            return; // no rings here
+        }
+        assert!(writes.wait().is_err());
+        assert_eq!(lanes.idle.lock().len(), 1);
+        writes.wait().unwrap();
+    }
+}

@@ -1,0 +1,416 @@
+//! Goal: whatever is wrong with the data folder, the store's file, a key, a value or the disk gets
+//! one clear sentence and its exit code, and nothing that was stored is lost.
+//! Method: the program itself, over folders that were spoilt one way each.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test ends where something is not as it must be"
+)]
+
+mod common;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use common::{Node, PROGRAM, assert_refused, bytes, done, dynomite, refused, start_refused};
+use engine::Geometry;
+
+/// The log of the nodes in these tests.
+const LOG_BYTES: u64 = 4 << 20;
+const LOG_BLOCK_BYTES: u64 = 4096;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn put(folder: &Path, key: &str, value: &[u8]) {
+    fs::write(folder.join("value"), value).unwrap();
+    done(folder, &["put", key, "value", "--data", "data"]);
+}
+
+/// A node's folder in which `key` has the value `kept`.
+fn with_a_value() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), "data");
+    put(folder.path(), "key", b"kept");
+    node.stop();
+    folder
+}
+
+fn assert_kept(folder: &Path) {
+    let node = Node::start(folder, "data");
+    assert_eq!(done(folder, &["get", "key", "--data", "data"]), "kept");
+    node.stop();
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let folder = with_a_value();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let arguments = ["start", "--data", "data", "--text-port", &port];
+    refused(folder.path(), &arguments, 4, &address);
+    refused(
+        folder.path(),
+        &arguments,
+        4,
+        "choose another with --text-port",
+    );
+    assert_kept(folder.path());
+}
+
+#[test]
+fn a_store_in_use_is_not_opened_twice() {
+    let folder = with_a_value();
+    let node = Node::start(folder.path(), "data");
+    start_refused(folder.path(), "data", &[], "open in another process");
+    // The first one is not disturbed, its control socket included.
+    assert_eq!(
+        done(folder.path(), &["get", "key", "--data", "data"]),
+        "kept"
+    );
+    node.stop();
+}
+
+#[test]
+fn a_folder_that_is_not_writable_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // Root may write everywhere, so the program runs as nobody, from where nobody may read it.
+    let program = folder.path().join("dynomite");
+    fs::copy(PROGRAM, &program).unwrap();
+    let mut command = Command::new(program);
+    if is_root() {
+        command.uid(65_534).gid(65_534);
+    }
+    let arguments = ["start", "--data", "data", "--text-port", "0"];
+    let output = command.args(arguments).current_dir(folder.path()).output();
+    assert_refused(&output.unwrap(), &arguments, 4, "data/store");
+}
+
+#[test]
+fn a_foreign_file_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("data/store");
+    fs::create_dir(folder.path().join("data")).unwrap();
+    for (bytes, words) in [
+        (&b"To whom it may concern"[..], "not a Dynomite store"),
+        (&[7; 10_000], "not a Dynomite store"),
+        (b"", "not a Dynomite store"),
+    ] {
+        fs::write(&store, bytes).unwrap();
+        start_refused(folder.path(), "data", &[], words);
+        start_refused(
+            folder.path(),
+            "data",
+            &[],
+            "take another data folder with --data",
+        );
+        assert_eq!(fs::read(&store).unwrap(), bytes);
+    }
+    fs::remove_file(&store).unwrap();
+    fs::create_dir(&store).unwrap();
+    start_refused(folder.path(), "data", &[], "not a regular file");
+}
+
+#[test]
+fn a_newer_format_is_left_to_newer_programs() {
+    let folder = with_a_value();
+    let path = folder.path().join("data/store");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let mut before = Vec::new();
+    for offset in [0, 16 << 10, 32 << 10, 48 << 10] {
+        let mut block = vec![0; 512];
+        file.read_exact_at(&mut block, offset).unwrap();
+        before.push((offset, block.clone()));
+        // The version stands behind the magic, and the checksum behind the version.
+        block[8..12].copy_from_slice(&7u32.to_le_bytes());
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&block[..12]), &block[16..]);
+        block[12..16].copy_from_slice(&checksum.to_le_bytes());
+        file.write_all_at(&block, offset).unwrap();
+    }
+    start_refused(folder.path(), "data", &[], "format version 7");
+    start_refused(folder.path(), "data", &[], "export it");
+    for (offset, block) in before {
+        file.write_all_at(&block, offset).unwrap();
+    }
+    assert_kept(folder.path());
+}
+
+#[test]
+fn a_truncated_file_is_told_from_a_whole_one() {
+    let folder = with_a_value();
+    let node = Node::start(folder.path(), "data");
+    put(folder.path(), "long", &bytes(1, 1_000_000));
+    node.stop();
+    let path = folder.path().join("data/store");
+    let whole = folder.path().join("whole");
+    fs::copy(&path, &whole).unwrap();
+    let all = fs::read(&path).unwrap();
+    let last = all.iter().rposition(|byte| *byte != 0).unwrap() as u64;
+    for cut in [
+        100,
+        20_000,
+        1 << 20,
+        LOG_BYTES + (1 << 20),
+        last - 5000,
+        last,
+    ] {
+        fs::copy(&whole, &path).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(cut).unwrap();
+        start_refused(folder.path(), "data", &[], "data/store");
+        assert_eq!(path.metadata().unwrap().len(), cut);
+    }
+    fs::copy(&whole, &path).unwrap();
+    assert_kept(folder.path());
+}
+
+#[test]
+fn another_number_of_partitions_is_refused() {
+    let folder = with_a_value();
+    fs::write(folder.path().join("four.toml"), "q = 4\n").unwrap();
+    let arguments = [
+        "start",
+        "-c",
+        "four.toml",
+        "--data",
+        "data",
+        "--text-port",
+        "0",
+    ];
+    refused(folder.path(), &arguments, 4, "was made with q = 6");
+    assert_kept(folder.path());
+}
+
+#[test]
+fn keys_and_values_over_the_limit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), "data");
+    fs::write(folder.path().join("value"), b"v").unwrap();
+    let long = "k".repeat(4093);
+    let arguments = ["put", &long, "value", "--data", "data"];
+    refused(folder.path(), &arguments, 4, "4092 are allowed");
+    let arguments = ["get", &long, "--data", "data"];
+    refused(folder.path(), &arguments, 4, "4092 are allowed");
+    let large = File::create(folder.path().join("large")).unwrap();
+    large.set_len((64 << 20) + 1).unwrap();
+    let arguments = ["put", "k", "large", "--data", "data"];
+    refused(folder.path(), &arguments, 4, "67108864 bytes are allowed");
+    let output = dynomite(folder.path(), &["load", ".", "--data", "data", "--json"]);
+    assert_eq!(output.status.code(), Some(5));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("large: it has 67108865 bytes"), "{said}");
+    assert_eq!(
+        done(folder.path(), &["get", "value", "--data", "data"]),
+        "v"
+    );
+    node.stop();
+}
+
+#[test]
+fn damage_in_the_log_is_given_up_only_when_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), "data");
+    put(folder.path(), "first", b"1");
+    let lsn = node.status()["store"]["details"]["durable_lsn"].as_u64();
+    for key in ["second", "third", "fourth"] {
+        put(folder.path(), key, key.as_bytes());
+    }
+    node.kill();
+
+    let geometry = Geometry {
+        ring_bytes: LOG_BYTES,
+        ..Geometry::default()
+    };
+    let block = lsn.unwrap().next_multiple_of(LOG_BLOCK_BYTES);
+    let file = OpenOptions::new()
+        .write(true)
+        .open(folder.path().join("data/store"))
+        .unwrap();
+    let spoilt = geometry.ring_offset() + block;
+    file.write_all_at(&[0xee; 100], spoilt + 200).unwrap();
+    drop(file);
+
+    let output = common::start(folder.path(), "data", &[]).output().unwrap();
+    assert_refused(&output, &["start"], 4, "acknowledged commits");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let (_, told) = said.split_once("--accept-loss ").expect(&said);
+    let told: String = told.chars().take_while(char::is_ascii_digit).collect();
+    assert_eq!(told, block.to_string());
+    let node = Node::start_with(folder.path(), "data", &["--accept-loss", &told]);
+    assert_eq!(
+        done(folder.path(), &["get", "first", "--data", "data"]),
+        "1"
+    );
+    let arguments = ["get", "second", "--data", "data"];
+    refused(folder.path(), &arguments, 1, "there is no key second");
+    node.stop();
+}
+
+#[test]
+fn only_a_whole_backup_is_restored_and_never_over_a_store() {
+    let folder = with_a_value();
+    let here = folder.path();
+    let node = Node::start(here, "data");
+    put(here, "long", &bytes(1, 100_000));
+    done(here, &["backup", "copy", "--data", "data"]);
+    refused(
+        here,
+        &["backup", "copy", "--data", "data"],
+        4,
+        "is there already",
+    );
+    refused(
+        here,
+        &["restore", "copy", "--data", "data"],
+        4,
+        "a node is running",
+    );
+    node.stop();
+    refused(
+        here,
+        &["restore", "copy", "--data", "data"],
+        4,
+        "is a store in data already",
+    );
+    fs::write(here.join("letter"), b"To whom it may concern").unwrap();
+    refused(
+        here,
+        &["restore", "letter", "--data", "new"],
+        4,
+        "not a Dynomite store",
+    );
+    refused(here, &["restore", "absent", "--data", "new"], 5, "absent");
+
+    // Rot in the middle of the long value.
+    let spoilt = fs::read(here.join("copy")).unwrap();
+    let value = bytes(1, 100_000);
+    let at = spoilt
+        .windows(64)
+        .position(|window| window == &value[50_000..50_064]);
+    let mut spoilt = spoilt;
+    spoilt[at.unwrap()] ^= 1;
+    fs::write(here.join("spoilt"), spoilt).unwrap();
+    refused(here, &["restore", "spoilt", "--data", "new"], 4, "damage");
+    assert_eq!(fs::read_dir(here.join("new")).map_or(0, Iterator::count), 0);
+
+    done(here, &["restore", "copy", "--data", "new"]);
+    let node = Node::start(here, "new");
+    assert_eq!(done(here, &["get", "key", "--data", "new"]), "kept");
+    node.stop();
+    assert_kept(here);
+}
+
+/// A small file system in memory, gone with its test.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn new(path: &'a Path, size: &str) -> Option<Self> {
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", size, "tmpfs"])
+            .arg(path)
+            .output();
+        let mounted = mount.is_ok_and(|mount| mount.status.success());
+        if !mounted {
+            eprintln!(
+                "SKIPPED: a full disk needs a small file system, and only root may mount one"
+            );
+        }
+        mounted.then_some(Self(path))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_a_put_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(_mount) = Mount::new(&disk, "size=40m") else {
+        return;
+    };
+    let node = Node::start(folder.path(), "disk/data");
+    let client = &mut node.connect();
+    let mut stored = 0..0;
+    let reason = loop {
+        let value = bytes(stored.end, 1 << 20);
+        let key = format!("key {}", stored.end);
+        match client.put(key.as_bytes(), b"", value.len() as u64, &mut &value[..]) {
+            Ok(_) => stored.end += 1,
+            Err(error) => break error.to_string(),
+        }
+        assert!(stored.end < 40, "more was stored than the disk holds");
+    };
+    assert!(reason.contains("the disk is full"), "{reason}");
+    assert!(stored.end > 10, "only {} MiB of 40 were stored", stored.end);
+    let output = {
+        fs::write(folder.path().join("value"), bytes(0, 2 << 20)).unwrap();
+        dynomite(
+            folder.path(),
+            &["put", "more", "value", "--data", "disk/data"],
+        )
+    };
+    assert_refused(&output, &["put", "more"], 4, "the disk is full");
+
+    // What was stored is there; a deletion makes room.
+    let get = |client: &mut node::client::TextClient, number: u64| {
+        let mut value = Vec::new();
+        let got = client.get(format!("key {number}").as_bytes(), &mut |piece| {
+            value.extend_from_slice(piece.bytes);
+            Ok(())
+        });
+        got.unwrap().map(|_| value)
+    };
+    for number in stored.clone() {
+        assert!(
+            get(client, number) == Some(bytes(number, 1 << 20)),
+            "key {number}"
+        );
+    }
+    for number in 0..5 {
+        client.delete(format!("key {number}").as_bytes()).unwrap();
+    }
+    let value = bytes(99, 1 << 20);
+    client
+        .put(b"again", b"", value.len() as u64, &mut &value[..])
+        .unwrap();
+    node.kill();
+    let node = Node::start(folder.path(), "disk/data");
+    let client = &mut node.connect();
+    for number in 5..stored.end {
+        assert!(
+            get(client, number) == Some(bytes(number, 1 << 20)),
+            "key {number}"
+        );
+    }
+    node.stop();
+}
+
+#[test]
+fn a_disk_too_small_for_a_store_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let Some(_mount) = Mount::new(&disk, "size=1m") else {
+        return;
+    };
+    start_refused(folder.path(), "disk/data", &[], "No space left");
+    assert!(!disk.join("data/store").exists());
+}
