@@ -87,12 +87,14 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Whether it adds no part: deletes, and tombstones, which are entries without parts.
+    /// Whether it adds no part and no tree: deletes, and tombstones, which are entries without parts.
     fn only_deletes(&self) -> bool {
-        self.ops.iter().all(|(_, op)| match op {
-            Op::Delete => true,
-            Op::Put { body, .. } => BodyRef::trusted(body).parts_len() == 0,
-        })
+        let creates = matches!(self.trees, Some(TreeChange::Create { .. }));
+        !creates
+            && self.ops.iter().all(|(_, op)| match op {
+                Op::Delete => true,
+                Op::Put { body, .. } => BodyRef::trusted(body).parts_len() == 0,
+            })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The disk as recovery reads it: never through the page cache.
 //!
 //! Invariant: what cannot be read counts as bad, as what a torn write left, only if it cannot be
-//! read twice *and* the disk answers elsewhere. A disk that answers nowhere says nothing of what is
+//! read three times *and* the disk answers elsewhere. A disk that answers nowhere says nothing of what is
 //! on it: the opening is refused, because it would cut the log off where the disk fell silent, and
 //! the cut may reach the medium although its write fails too.
 
@@ -11,6 +11,9 @@ use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use dmerkle::recover::{ReadAt, Unreadable};
 use std::cell::OnceCell;
 use std::io;
+
+/// How often a piece is asked for before it counts as unreadable.
+const READ_TRIES: usize = 3;
 
 /// Reads what is to be recovered.
 pub(crate) struct PlainReads<'a> {
@@ -49,9 +52,14 @@ impl<'a> PlainReads<'a> {
 
 impl ReadAt for PlainReads<'_> {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        let read = self.disk.read(offset, into);
-        let again = read.or_else(|_| self.disk.read(offset, into));
-        again.map_err(|error| {
+        let mut read = Ok(());
+        for _ in 0..READ_TRIES {
+            read = self.disk.read(offset, into);
+            if read.is_ok() {
+                return Ok(());
+            }
+        }
+        read.map_err(|error| {
             self.doubt(error);
             Unreadable
         })

@@ -8,7 +8,7 @@
 use crate::check::{Meter, Stop, Thoroughness, Violation, check_history};
 use crate::rng::Rng;
 use crate::subject::Subject;
-use crate::sweep::Sweep;
+use crate::sweep::{Sweep, full_disk};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
@@ -71,14 +71,25 @@ const HANG: Duration = Duration::from_mins(1);
 /// Operations of a random history, at most.
 const RANDOM_OPS: u64 = 10;
 
-/// One random history in so many is not crashed as it is, but with a fault at each operation.
-const SWEEP_ONE_IN: u64 = 128;
+/// One random history in so many is not crashed as it is, but has a fault at each operation in turn,
+/// and three run on a disk that gets full.
+const TRIAL_ONE_IN: u64 = 64;
 
 struct History<S: Subject> {
     ops: Vec<S::Op>,
     how: Thoroughness,
-    sweep: Option<Sweep>,
+    trial: Trial,
     seed: u64,
+}
+
+/// What is done to a history.
+enum Trial {
+    /// It is crashed.
+    Crash,
+    /// Each of its disk operations fails in turn.
+    Faults(Sweep),
+    /// Its file system is full after so many bytes more.
+    Full(u64),
 }
 
 impl<S: Subject> History<S> {
@@ -89,9 +100,10 @@ impl<S: Subject> History<S> {
         bug: Option<usize>,
         meter: &Meter,
     ) -> Result<(), Stop> {
-        match self.sweep {
-            Some(sweep) => sweep.run::<S>(ops, seed, bug, meter).map(|_| ()),
-            None => check_history::<S>(ops, &self.how, seed, bug, meter),
+        match self.trial {
+            Trial::Faults(sweep) => sweep.run::<S>(ops, seed, bug, meter).map(|_| ()),
+            Trial::Full(bytes) => full_disk::<S>(bytes, ops, seed, bug, meter).map(|_| ()),
+            Trial::Crash => check_history::<S>(ops, &self.how, seed, bug, meter),
         }
     }
 }
@@ -148,13 +160,15 @@ impl Campaign {
                 how.limits = Thoroughness::WHOLE.limits;
             }
             let sweeps = Sweep::all();
-            let sweep = rng
-                .one_in(SWEEP_ONE_IN)
-                .then(|| sweeps[rng.index(sweeps.len())]);
+            let trial = match rng.below(TRIAL_ONE_IN) {
+                0 => Trial::Faults(sweeps[rng.index(sweeps.len())]),
+                1..4 => Trial::Full(rng.below(1 << 17)),
+                _ => Trial::Crash,
+            };
             return History {
                 ops,
                 how,
-                sweep,
+                trial,
                 seed: rng.number(),
             };
         }
@@ -175,7 +189,7 @@ impl Campaign {
         History {
             ops,
             how,
-            sweep: None,
+            trial: Trial::Crash,
             seed: rng.number(),
         }
     }

@@ -28,8 +28,19 @@ struct State {
     faults: FaultPlan,
     space: Option<Space>,
     counts: Counts,
-    /// How many operations failed by order.
-    failures: u64,
+    /// The operations that failed by order.
+    failures: Vec<Failure>,
+}
+
+/// An operation that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// What it was.
+    pub class: Class,
+    /// Where it was; zero for a flush.
+    pub offset: u64,
+    /// How it failed.
+    pub fault: Fault,
 }
 
 /// Operations so far.
@@ -81,7 +92,7 @@ impl SimDisk {
                 faults: FaultPlan::none(),
                 space: None,
                 counts: Counts::default(),
-                failures: 0,
+                failures: Vec::new(),
             }),
         }
     }
@@ -109,7 +120,13 @@ impl SimDisk {
 
     /// How many operations failed because they were ordered to.
     pub fn failures(&self) -> u64 {
-        self.state.lock().failures
+        self.state.lock().failures.len() as u64
+    }
+
+    /// The operations that failed because they were ordered to, from the `first`-th on.
+    pub fn failures_from(&self, first: u64) -> Vec<Failure> {
+        let state = self.state.lock();
+        state.failures.iter().skip(index(first)).copied().collect()
     }
 
     /// Orders faults, counted from now on.
@@ -159,9 +176,15 @@ impl SimDisk {
 }
 
 impl State {
-    fn meet(&mut self, class: Class) -> Option<Fault> {
+    fn meet(&mut self, class: Class, offset: u64) -> Option<Fault> {
         let fault = self.faults.meet(class);
-        self.failures += u64::from(fault.is_some());
+        if let Some(fault) = fault {
+            self.failures.push(Failure {
+                class,
+                offset,
+                fault,
+            });
+        }
         fault
     }
 
@@ -245,7 +268,7 @@ impl Disk for SimDisk {
     fn read_cached(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.reads += 1;
-        if let Some(fault) = state.meet(Class::Read) {
+        if let Some(fault) = state.meet(Class::Read, offset) {
             if fault == Fault::Short {
                 let half = buf.len() / 2;
                 state.image.read(offset, &mut buf[..half])?;
@@ -259,7 +282,7 @@ impl Disk for SimDisk {
         self.check_alignment("write", offset, buf.len());
         let mut state = self.state.lock();
         state.counts.writes += 1;
-        match state.meet(Class::Write) {
+        match state.meet(Class::Write, offset) {
             None => {}
             Some(fault @ (Fault::NoSpace | Fault::Interrupted)) => return Err(fault.error()),
             Some(Fault::Short) => {
@@ -287,7 +310,7 @@ impl Disk for SimDisk {
     fn flush(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.flushes += 1;
-        if let Some(fault) = state.meet(Class::Flush) {
+        if let Some(fault) = state.meet(Class::Flush, 0) {
             if matches!(fault, Fault::Eio | Fault::Short) {
                 state.lose_pending();
             }
@@ -304,7 +327,7 @@ impl Disk for SimDisk {
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         state.counts.allocations += 1;
-        if let Some(fault) = state.meet(Class::Allocate) {
+        if let Some(fault) = state.meet(Class::Allocate, offset) {
             return Err(fault.error());
         }
         state.back(self.sectors(offset, bytes))?;
@@ -318,7 +341,7 @@ impl Disk for SimDisk {
         );
         let mut state = self.state.lock();
         state.counts.punches += 1;
-        if let Some(fault) = state.meet(Class::Punch) {
+        if let Some(fault) = state.meet(Class::Punch, offset) {
             return Err(fault.error());
         }
         let sectors = self.sectors(offset, bytes);

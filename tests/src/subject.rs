@@ -41,6 +41,16 @@ pub trait Subject: Sized {
     /// To reopen, it drops and replaces itself, and notes what the new opening shows.
     fn run_op(&mut self, op: &Self::Op, run: &mut Run) -> Result<(), String>;
 
+    /// Whether it takes no writes exactly if what has failed since it was opened demands that.
+    fn judge_faults(&mut self, _env: &Env) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether the operation must succeed on a full disk.
+    fn passes_when_full(_op: &Self::Op) -> bool {
+        false
+    }
+
     /// All contents, each value verified as a reader would get it.
     fn dump(&mut self) -> Result<Contents, String>;
 

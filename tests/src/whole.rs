@@ -6,9 +6,11 @@
 
 mod entry;
 
+use crate::faults::{Class, Fault};
 use crate::model::{Change, Contents};
 use crate::rng::Rng;
 use crate::subject::{BROKEN, Env, RotPlace, Run, Subject};
+use dmerkle::BlockId;
 use engine::io::Disk;
 use engine::planted::{self, Bug};
 use engine::{
@@ -85,6 +87,8 @@ impl std::fmt::Debug for Part {
 pub struct Whole {
     store: Option<Store>,
     held: Vec<Held>,
+    /// How many operations of the disk had failed when it was opened.
+    failures: u64,
     /// What the last dump gives as each tree's count and sum.
     sums: BTreeMap<Vec<u8>, Summary>,
 }
@@ -139,10 +143,11 @@ impl Whole {
         self.store.as_ref().ok_or_else(|| "closed".to_owned())
     }
 
-    fn of(store: Store) -> Self {
+    fn of(store: Store, env: &Env) -> Self {
         Self {
             store: Some(store),
             held: Vec::new(),
+            failures: env.disk.failures(),
             sums: BTreeMap::new(),
         }
     }
@@ -202,12 +207,17 @@ impl Whole {
                     batch.put_entry(&self.tree(tree, run)?, key, NewEntry { meta, parts });
                 }
                 Change::Delete { tree, key } => {
-                    batch.delete(&self.tree(tree, run)?, key);
+                    if self.has_tree(tree)? {
+                        batch.delete(&self.tree(tree, run)?, key);
+                    }
                 }
                 Change::CreateTree(_) | Change::DropTree(_) => {
                     unreachable!("trees come and go alone")
                 }
             }
+        }
+        if batch.is_empty() {
+            return Ok(());
         }
         let durability = if durable {
             Durability::Durable
@@ -270,10 +280,34 @@ impl Whole {
             store.abandon();
         }
         self.store = Some(open_on(&run.env).map_err(text)?);
+        self.failures = run.env.disk.failures();
         let contents = self.dump()?;
         self.audit()?;
         run.show(&contents)
             .map_err(|what| format!("{BROKEN}{what}"))
+    }
+
+    /// All contents; the sums are kept for the audit.
+    fn read_all(&mut self) -> Result<Contents, String> {
+        let store = self.store()?;
+        let snapshot = store.snapshot();
+        let mut contents = Contents::new();
+        let mut sums = BTreeMap::new();
+        for info in store.trees() {
+            let tree = store.tree(&info.name).map_err(text)?;
+            let mut sum = Summary::EMPTY;
+            let mut entries = BTreeMap::new();
+            for entry in snapshot.range(&tree, b"", None) {
+                let entry = entry.map_err(text)?;
+                sum = sum.plus(Summary::of(entry.fingerprint()));
+                entries.insert(entry.key().to_vec(), value_of(&entry)?);
+            }
+            contents.insert(info.name.clone(), entries);
+            sums.insert(info.name, sum);
+        }
+        drop(snapshot);
+        self.sums = sums;
+        Ok(contents)
     }
 
     fn hold(&mut self) -> Result<(), String> {
@@ -401,7 +435,7 @@ impl Subject for Whole {
                 Op::Commit(changes.into(), true)
             }
             "big batch" => {
-                let put = |rng: &mut Rng| some_put(rng, 20, 300, 900);
+                let put = |rng: &mut Rng| some_put(rng, 20, 300, 800);
                 let changes = (0..=rng.below(4)).map(|_| put(rng)).collect();
                 Op::Commit(distinct(changes), rng.one_in(2))
             }
@@ -451,11 +485,13 @@ impl Subject for Whole {
     fn create(env: &Env) -> Result<Self, String> {
         plant(env);
         Store::format_on(&*env.disk, &env.world, &options()).map_err(text)?;
-        open_on(env).map(Self::of).map_err(text)
+        let store = open_on(env).map_err(text)?;
+        Ok(Self::of(store, env))
     }
 
     fn open(env: &Env) -> Result<Self, String> {
-        open_on(env).map(Self::of).map_err(text)
+        let store = open_on(env).map_err(text)?;
+        Ok(Self::of(store, env))
     }
 
     fn run_op(&mut self, op: &Op, run: &mut Run) -> Result<(), String> {
@@ -520,26 +556,64 @@ impl Subject for Whole {
         }
     }
 
+    /// It must be poisoned by a failed flush, or write of what it stands on; it never is by readers,
+    /// punches and full disks.
+    fn judge_faults(&mut self, env: &Env) -> Result<(), String> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        let geometry = options().geometry;
+        let is_data = |offset: u64| {
+            let unit = BlockId(offset / geometry.unit());
+            let place = geometry.region_of(unit);
+            place.is_some_and(|(_, index)| index >= geometry.region_reserved_units())
+        };
+        let failures = env.disk.failures_from(self.failures);
+        let must = failures.iter().any(|failure| match failure.class {
+            Class::Flush => true,
+            Class::Write => !is_data(failure.offset),
+            _ => false,
+        });
+        // An extent that cannot be written, and whatever else ends a checkpoint. The full disk is
+        // an allocation that fails with no more than that.
+        let may = failures
+            .iter()
+            .any(|failure| failure.class != Class::Punch && failure.fault != Fault::NoSpace);
+        match store.stats().poisoned {
+            None if must => Err(format!("not poisoned by {failures:?}")),
+            Some(cause) if !must && !may => {
+                Err(format!("poisoned although only {failures:?}: {cause}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn passes_when_full(op: &Op) -> bool {
+        match op {
+            Op::Commit(changes, _) => changes
+                .iter()
+                .all(|change| matches!(change, Change::Delete { .. })),
+            Op::Checkpoint
+            | Op::Step(_)
+            | Op::Flush
+            | Op::Hold
+            | Op::Release
+            | Op::Reopen(_)
+            | Op::Close
+            | Op::Scrub
+            | Op::Punch => true,
+            Op::CreateOrDrop(_) | Op::Keep { .. } | Op::Abandon(_) | Op::Paced(_) => false,
+        }
+    }
+
     fn dump(&mut self) -> Result<Contents, String> {
         let store = self.store()?;
-        let snapshot = store.snapshot();
-        let mut contents = Contents::new();
-        let mut sums = BTreeMap::new();
-        for info in store.trees() {
-            let tree = store.tree(&info.name).map_err(text)?;
-            let mut sum = Summary::EMPTY;
-            let mut entries = BTreeMap::new();
-            for entry in snapshot.range(&tree, b"", None) {
-                let entry = entry.map_err(text)?;
-                sum = sum.plus(Summary::of(entry.fingerprint()));
-                entries.insert(entry.key().to_vec(), value_of(&entry)?);
-            }
-            contents.insert(info.name.clone(), entries);
-            sums.insert(info.name, sum);
+        let poisoned = store.stats().poisoned.is_some();
+        let contents = self.read_all();
+        if self.store()?.stats().poisoned.is_some() != poisoned {
+            return Err(format!("{BROKEN}poisoned by a reader"));
         }
-        drop(snapshot);
-        self.sums = sums;
-        Ok(contents)
+        contents
     }
 
     fn audit(&mut self) -> Result<(), String> {
