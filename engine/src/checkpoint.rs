@@ -271,6 +271,9 @@ impl Checkpointer {
             Some(frozen) => frozen,
             None => core.freeze(),
         };
+        if planted::has(Bug::TailEarly) {
+            core.queue.lock().tail = frozen.log_start;
+        }
         if let Err(error) = core.flush_log_to(frozen.newest) {
             self.frozen = Some(frozen);
             return Err(error);
@@ -353,9 +356,6 @@ impl Checkpointer {
             Phase::Maps => {
                 core.stamp()?; // the copies written now are those of the generation before last
                 let table = running.write_maps(core)?;
-                if planted::has(Bug::TailEarly) {
-                    core.queue.lock().tail = running.frozen.log_start;
-                }
                 let durable = core.queue.lock().durable;
                 if planted::has(Bug::StampEarly) {
                     core.queue.lock().stamp = running.generation;
@@ -632,6 +632,7 @@ impl Running {
         queue.stamp_next(self.generation, self.frozen.log_start);
         core.moved.notify_all();
         drop(queue);
+        drop(state);
         if planted::has(Bug::ReleaseBeforeStamp) {
             core.release_retired();
         }
