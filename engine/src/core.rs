@@ -698,7 +698,7 @@ impl Core {
         let state = self.state.load();
         let budget = self.options.memtable_bytes;
         state.active.bytes() > budget
-            && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
+            && (state.frozen.is_some() || state.active.bytes() > budget + budget / 4)
     }
 
     fn wake_maintenance_if_due(&self, queue: &Queue, state: &State) {
