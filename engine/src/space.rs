@@ -24,6 +24,9 @@ const STEP_SHARE: u64 = 100;
 const STEP_UNITS_MIN: u64 = 16;
 const STEP_BYTES_MAX: u64 = 64 << 20;
 
+/// How often a full disk may say so while a node's block is looked for in what the file already has.
+const REFUSED_MAX: u32 = 1024;
+
 /// Allocation with the disk behind it.
 pub(crate) struct Space {
     geometry: Geometry,
@@ -93,13 +96,43 @@ impl Space {
         let backed = placed.and_then(|placed| self.back(&mut inner, disk, placed));
         match backed {
             Ok(run) => Ok(run.start),
-            Err(full @ (Error::DiskFull | Error::StoreFull)) => inner
-                .allocator
-                .allocate_node_backed(order)
-                .map(|placed| placed.run.start)
-                .ok_or(full),
+            Err(full @ (Error::DiskFull | Error::StoreFull)) => {
+                let placed = inner.allocator.allocate_node_backed(order);
+                let placed = placed.or_else(|| self.regain_node(&mut inner, disk, order));
+                placed.map(|placed| placed.run.start).ok_or(full)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// A block from space that the file has had since before the store was opened, which is not
+    /// known to be backed until it is asked for: in halves, lowest first, down to single units.
+    fn regain_node(&self, inner: &mut Inner, disk: &dyn Disk, order: Order) -> Option<Placed> {
+        let mut todo = inner.allocator.unbacked_next(u32::MAX).unwrap_or_default();
+        todo.reverse();
+        let mut refused = 0;
+        while let Some(run) = todo.pop() {
+            match self.back_run(inner, disk, run) {
+                Ok(()) => {
+                    let placed = inner.allocator.allocate_node_backed(order);
+                    if placed.is_some() {
+                        return placed;
+                    }
+                }
+                Err(Error::DiskFull) if refused < REFUSED_MAX => {
+                    refused += 1;
+                    let low = run.units / 2;
+                    if low > 0 {
+                        let start = BlockId(run.start.0 + u64::from(low));
+                        let units = run.units - low;
+                        todo.push(Run { start, units });
+                        todo.push(Run { units: low, ..run });
+                    }
+                }
+                Err(_) => return None,
+            }
+        }
+        None
     }
 
     fn obtain(
