@@ -1,11 +1,13 @@
 //! Values in files: read from a file or from standard input; a file is written whole or not at
 //! all, and what is no file (a device, a pipe) is written into, never replaced.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use node::client::ClientError;
 use node::text::VALUE_BYTES_MAX;
 use tempfile::NamedTempFile;
 
@@ -15,6 +17,26 @@ use crate::outcome::{Code, Failure, Naming, output};
 pub struct Source {
     pub reader: Box<dyn Read>,
     pub length: u64,
+    name: String,
+}
+
+impl Source {
+    /// Why a put of it failed, naming the file where that was the reason.
+    pub fn fault(&self, error: ClientError) -> Failure {
+        match error {
+            ClientError::Local(error) => read_fault(&self.name, &error),
+            other => other.into(),
+        }
+    }
+}
+
+/// The sentence of a file that could not be read to its end.
+pub fn read_fault(name: impl Display, error: &io::Error) -> Failure {
+    let error: &dyn Display = match error.kind() {
+        io::ErrorKind::UnexpectedEof => &"shrank while it was read",
+        _ => error,
+    };
+    Code::Local.failure(format_args!("{name}: {error}"))
 }
 
 /// Opens the value of a put.
@@ -30,11 +52,17 @@ pub fn source(file: Option<&Path>) -> Result<Source, Failure> {
     if metadata.is_dir() {
         return Code::Local.because(format_args!("{name} is a folder: use `dynomite load`"));
     }
-    let length = if metadata.is_file() {
+    let left = if metadata.is_file() {
         let place = file.stream_position().naming(Code::Local, &name)?;
         metadata.len().saturating_sub(place)
     } else {
-        // The protocol wants the length first, so what has none is spooled.
+        0
+    };
+    let length = if left > 0 {
+        left
+    } else {
+        // The protocol wants the length first, so what has none is spooled. Files of /proc say that
+        // they are empty, and are not.
         let mut spool = tempfile::tempfile().naming(Code::Local, "the spool file")?;
         let mut limited = (&mut file).take(VALUE_BYTES_MAX + 1);
         let length = io::copy(&mut limited, &mut spool).naming(Code::Local, &name)?;
@@ -50,7 +78,11 @@ pub fn source(file: Option<&Path>) -> Result<Source, Failure> {
         ));
     }
     let reader = Box::new(file);
-    Ok(Source { reader, length })
+    Ok(Source {
+        reader,
+        length,
+        name,
+    })
 }
 
 /// Standard input as a file: one that has a length is not spooled.

@@ -445,3 +445,21 @@ fn a_fetched_value_goes_into_a_device_or_through_a_link_and_keeps_the_files_mode
     refused(here, &arguments, 5, "leads nowhere");
     node.stop();
 }
+
+#[test]
+fn a_file_that_says_it_is_empty_is_stored_with_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let node = Node::start(here, "data");
+    let version = "/proc/version";
+    done(here, &["put", "k", version, "--data", "data"]);
+    let stored = done(here, &["get", "k", "--data", "data"]);
+    assert_eq!(stored, fs::read_to_string(version).unwrap());
+    // One that says it is longer than it is: a page of which a line is there.
+    let shrunk = "/sys/kernel/mm/transparent_hugepage/enabled";
+    if fs::metadata(shrunk).is_ok_and(|metadata| metadata.len() > 1000) {
+        let arguments = ["put", "k", shrunk, "--data", "data"];
+        refused(here, &arguments, 5, "enabled: shrank while it was read");
+    }
+    node.stop();
+}
