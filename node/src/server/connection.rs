@@ -95,9 +95,12 @@ impl Connection<'_> {
                 Err(end) => return end,
             };
             let commands = self.commands;
+            let since = Instant::now();
             if let ControlFlow::Break(end) = self.take(&buffer[..read]).await {
                 return end;
             }
+            // What the node took for it is not the client's delay.
+            let taken = since.elapsed();
             if self.flush().await.is_err() {
                 return End::Now;
             }
@@ -105,7 +108,9 @@ impl Connection<'_> {
                 began = None;
             }
             began = self.parser.in_command().then(|| {
-                let (since, bytes) = began.unwrap_or((Instant::now(), 0));
+                let (since, bytes) = began.map_or((Instant::now(), 0), |(since, bytes)| {
+                    (since + taken, bytes)
+                });
                 (since, bytes + read as u64)
             });
         }
@@ -187,7 +192,7 @@ impl Connection<'_> {
                 length,
             } => {
                 let context = Mediator::check_context(&context);
-                let value = Incoming::begin(length, &self.shared.mediator);
+                let value = Incoming::begin(length);
                 self.putting = Some(Putting {
                     key,
                     context,
@@ -199,7 +204,7 @@ impl Connection<'_> {
                     .putting
                     .as_mut()
                     .expect("the parser opens a put before its data");
-                putting.value.take(data).await;
+                putting.value.take(data, &self.shared.intake).await;
             }
             Event::PutEnd => {
                 let putting = self
@@ -255,7 +260,7 @@ impl Connection<'_> {
             value,
         } = putting;
         let mediator = Arc::clone(&self.shared.mediator);
-        let (context, value) = (context?, value.end(&mediator).await?);
+        let (context, value) = (context?, value.end(&self.shared.intake).await?);
         blocking(move || mediator.put(&key, &context, &value)).await
     }
 

@@ -382,6 +382,33 @@ fn a_client_that_goes_in_the_middle_of_a_value_leaves_nothing() {
 }
 
 #[test]
+fn what_is_announced_takes_no_disk_before_it_comes() {
+    let node = Node::start(|_| {});
+    let before = node.allocated_bytes();
+    let mut connections: Vec<_> = (0..20).map(|_| node.connect()).collect();
+    for connection in &mut connections {
+        connection.send(b"put 1 k 0  67108864 ");
+        connection.send(&vec![0; 100_000]);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(node.allocated_bytes(), before);
+    // Once it comes, not more than sixteen of the longest are under way, and the rest waits.
+    for connection in &mut connections {
+        connection.send(&vec![0; 300_000]);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let taken = node.allocated_bytes() - before;
+    assert!((1 << 26..17 << 26).contains(&taken), "{taken} bytes");
+    assert!(node.connect().get("k").is_none());
+    drop(connections);
+    let since = Instant::now();
+    while node.allocated_bytes() > before {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn one_connection_too_many_is_told_so_and_the_others_go_on() {
     let node = Node::start(|config| config.max_connections = 2);
     let (mut one, mut two) = (node.connect(), node.connect());
