@@ -310,6 +310,35 @@ fn long_values_pass_through_whole() {
 }
 
 #[test]
+fn a_damaged_long_value_is_told_and_the_replies_around_it_arrive() {
+    use std::os::unix::fs::FileExt;
+
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    let value: Vec<u8> = (0..75_000u32).flat_map(u32::to_le_bytes).collect();
+    connection.put("long", b"", &value);
+    connection.put("short", b"", b"value");
+    let path = node.folder.path().join("store");
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut all = Vec::new();
+    (&file).read_to_end(&mut all).unwrap();
+    let at = all
+        .windows(4096)
+        .position(|window| window == &value[..4096])
+        .unwrap();
+    file.write_all_at(b"rot", at as u64 + 50).unwrap();
+    connection.send(b"get 5 short\nget 4 long\nget 5 short\n");
+    assert_eq!(connection.got().unwrap().1, [b"value"]);
+    let told = connection.line();
+    assert!(told.starts_with("fail "), "{told}");
+    assert_eq!(connection.got().unwrap().1, [b"value"]);
+}
+
+#[test]
 fn a_malformed_command_is_told_and_ends_its_connection() {
     let node = Node::start(|_| {});
     for (text, reason) in [

@@ -27,7 +27,7 @@ pub(super) const UNFINISHED_BYTES_MAX: usize = 1 << 30;
 const ROOM_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// A writer with the room that it was given, which is free again when both go.
-struct Place {
+pub(super) struct Place {
     writer: Writer,
     room: OwnedSemaphorePermit,
 }
