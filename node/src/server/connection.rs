@@ -263,7 +263,8 @@ impl Connection<'_> {
         } = putting;
         let mediator = Arc::clone(&self.shared.mediator);
         let (context, value) = (context?, value.end(&self.shared.intake).await?);
-        blocking(move || mediator.put(&key, &context, &value)).await
+        let put = move || mediator.put(&key, &context, &value);
+        joined(&mut self.shared.intake.write(put).await).await
     }
 
     /// Answers a get: a short reply at once, a long one piece by piece.
@@ -344,7 +345,12 @@ impl Connection<'_> {
     ) -> Option<T> {
         let since = Instant::now();
         let mediator = Arc::clone(&self.shared.mediator);
-        let result = blocking(move || run(&mediator)).await;
+        let run = move || run(&mediator);
+        let mut task = match verb {
+            Verb::Del => self.shared.intake.write(run).await,
+            _ => spawn_blocking(run),
+        };
+        let result = joined(&mut task).await;
         self.shared.statistics.record(verb, since.elapsed());
         match result {
             Ok(answer) => Some(answer),

@@ -6,6 +6,8 @@
 //!   is taken once a first piece is full.
 //! - The places of values that are not whole yet have [`UNFINISHED_BYTES_MAX`] together. Who finds
 //!   no room waits, and nothing more is read from that client.
+//! - Writes that wait for the disk leave threads for reads and for the control socket: see
+//!   [`WRITES_MAX`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,8 @@ use crate::storage::{INLINE_BYTES, StorageError, Value};
 const PIECE_BYTES: usize = 256 << 10;
 /// Bytes of all places whose values are coming in: sixteen of the longest values.
 pub(super) const UNFINISHED_BYTES_MAX: usize = 1 << 30;
+/// Writes at work at a time: half of the threads that tokio gives to work that blocks.
+const WRITES_MAX: usize = 256;
 /// So long a value waits for room. A client gives up sooner.
 const ROOM_WAIT_MAX: Duration = Duration::from_mins(5);
 
@@ -38,6 +42,7 @@ type Written = Result<Place, StorageError>;
 pub(super) struct Intake {
     mediator: Arc<Mediator>,
     unfinished: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
 }
 
 impl Intake {
@@ -45,7 +50,26 @@ impl Intake {
         Self {
             mediator,
             unfinished: Arc::new(Semaphore::new(unfinished_bytes)),
+            writes: Arc::new(Semaphore::new(WRITES_MAX)),
         }
+    }
+
+    /// Begins what writes, once it is its turn.
+    pub(super) async fn write<T, E>(
+        &self,
+        run: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> JoinHandle<Result<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let turn = Arc::clone(&self.writes).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
+        spawn_blocking(move || {
+            let result = run();
+            drop(turn);
+            result
+        })
     }
 
     /// Room for a value, once others have made some.
@@ -110,16 +134,17 @@ impl Incoming {
                 let length = *length;
                 let room = intake.room(length).await?;
                 let (bytes, mediator) = (std::mem::take(bytes), Arc::clone(&intake.mediator));
-                let place = spawn_blocking(move || {
+                let begin = move || {
                     let mut writer = mediator.storage().writer(length)?;
                     writer.push(&bytes)?;
                     Ok(Place { writer, room })
-                });
+                };
+                let place = intake.write(begin).await;
                 *self = Self::Long { piece: next, place };
             }
             Self::Long { piece, place } => {
                 let ready = joined(place).await?;
-                *place = push(ready, std::mem::replace(piece, next));
+                *place = push(ready, std::mem::replace(piece, next), intake).await;
             }
             Self::Refused(_) => {}
         }
@@ -132,26 +157,28 @@ impl Incoming {
             Self::Collected { bytes, .. } if bytes.len() <= INLINE_BYTES => Ok(Value::Short(bytes)),
             Self::Collected { bytes, .. } => {
                 let mediator = Arc::clone(&intake.mediator);
-                joined(&mut spawn_blocking(move || mediator.storage().value(bytes))).await
+                let store = move || mediator.storage().value(bytes);
+                joined(&mut intake.write(store).await).await
             }
             Self::Refused(error) => Err(error),
             Self::Long { piece, mut place } => {
                 let ready = joined(&mut place).await?;
-                let Place { writer, room } = joined(&mut push(ready, piece)).await?;
-                joined(&mut spawn_blocking(move || {
+                let Place { writer, room } = joined(&mut push(ready, piece, intake).await).await?;
+                let finish = move || {
                     let written = writer.finish()?;
                     drop(room);
                     Ok(Value::Written(written))
-                }))
-                .await
+                };
+                joined(&mut intake.write(finish).await).await
             }
         }
     }
 }
 
-fn push(mut place: Place, piece: Vec<u8>) -> JoinHandle<Written> {
-    spawn_blocking(move || {
+async fn push(mut place: Place, piece: Vec<u8>, intake: &Intake) -> JoinHandle<Written> {
+    let push = move || {
         place.writer.push(&piece)?;
         Ok(place)
-    })
+    };
+    intake.write(push).await
 }
