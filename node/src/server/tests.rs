@@ -310,6 +310,35 @@ fn long_values_pass_through_whole() {
 }
 
 #[test]
+fn a_damaged_long_value_is_told_and_the_replies_around_it_arrive() {
+    use std::os::unix::fs::FileExt;
+
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    let value: Vec<u8> = (0..75_000u32).flat_map(u32::to_le_bytes).collect();
+    connection.put("long", b"", &value);
+    connection.put("short", b"", b"value");
+    let path = node.folder.path().join("store");
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut all = Vec::new();
+    (&file).read_to_end(&mut all).unwrap();
+    let at = all
+        .windows(4096)
+        .position(|window| window == &value[..4096])
+        .unwrap();
+    file.write_all_at(b"rot", at as u64 + 50).unwrap();
+    connection.send(b"get 5 short\nget 4 long\nget 5 short\n");
+    assert_eq!(connection.got().unwrap().1, [b"value"]);
+    let told = connection.line();
+    assert!(told.starts_with("fail "), "{told}");
+    assert_eq!(connection.got().unwrap().1, [b"value"]);
+}
+
+#[test]
 fn a_malformed_command_is_told_and_ends_its_connection() {
     let node = Node::start(|_| {});
     for (text, reason) in [
@@ -379,6 +408,33 @@ fn a_client_that_goes_in_the_middle_of_a_value_leaves_nothing() {
     }
     assert!(node.connect().get("k").is_none());
     assert_eq!(node.allocated_bytes(), before);
+}
+
+#[test]
+fn what_is_announced_takes_no_disk_before_it_comes() {
+    let node = Node::start(|_| {});
+    let before = node.allocated_bytes();
+    let mut connections: Vec<_> = (0..20).map(|_| node.connect()).collect();
+    for connection in &mut connections {
+        connection.send(b"put 1 k 0  67108864 ");
+        connection.send(&vec![0; 100_000]);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(node.allocated_bytes(), before);
+    // Once it comes, not more than sixteen of the longest are under way, and the rest waits.
+    for connection in &mut connections {
+        connection.send(&vec![0; 300_000]);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let taken = node.allocated_bytes() - before;
+    assert!((1 << 26..17 << 26).contains(&taken), "{taken} bytes");
+    assert!(node.connect().get("k").is_none());
+    drop(connections);
+    let since = Instant::now();
+    while node.allocated_bytes() > before {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
