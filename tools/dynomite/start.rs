@@ -24,8 +24,9 @@ use crate::outcome::{Code, Failure, Naming, Outcome, say};
 const DETACHED: &str = "DYNOMITE_DETACHED";
 /// The log's name in its folder, the original's.
 const LOG: &str = "dynomite.log";
-/// Descriptors beside those of clients: the store, the sockets, a few to spare.
-const DESCRIPTORS_SPARE: u64 = 64;
+/// Descriptors beside those of clients: the store's, the sockets, 256 conversations on the control
+/// socket, clients that are being refused, and room. Without one, the store cannot even back up.
+const DESCRIPTORS_SPARE: u64 = 1024;
 
 /// `dynomite start`
 pub fn start(arguments: &Start) -> Outcome {
@@ -163,21 +164,23 @@ fn folder(path: &Path) -> Result<(), Failure> {
         .naming(Code::Refused, name)
 }
 
-/// Lets this process have descriptors for its connections. Where the system's hard limit does not
-/// suffice, gives how many connections it does suffice for.
+/// Lets this process have all descriptors that it may have. Where the system's hard limit does not
+/// suffice for its connections, gives how many it does suffice for.
 fn raise_descriptors(connections: usize) -> Option<usize> {
     let mut limit = getrlimit(Resource::Nofile);
-    let wanted = connections as u64 + DESCRIPTORS_SPARE;
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return None;
-    }
-    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
-    let given = getrlimit(Resource::Nofile).current?;
-    if given >= wanted {
+    connections_of(getrlimit(Resource::Nofile).current?, connections)
+}
+
+/// How many connections so many descriptors suffice for, if for fewer than `wanted`.
+fn connections_of(descriptors: u64, wanted: usize) -> Option<usize> {
+    if descriptors >= wanted as u64 + DESCRIPTORS_SPARE {
         return None;
     }
-    usize::try_from(given.saturating_sub(DESCRIPTORS_SPARE).max(1)).ok()
+    let spare = DESCRIPTORS_SPARE.min(descriptors / 2);
+    let connections = usize::try_from((descriptors - spare).max(1)).ok()?;
+    Some(connections).filter(|connections| *connections < wanted)
 }
 
 /// Where the node notes what happens: standard error, and the log's file if there is one.
@@ -280,6 +283,14 @@ impl Drop for Pidfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_store_keeps_descriptors_that_no_client_takes() {
+        assert_eq!(connections_of(1 << 20, 10_000), None);
+        assert_eq!(connections_of(4096, 10_000), Some(3072));
+        assert_eq!(connections_of(1024, 10_000), Some(512));
+        assert_eq!(connections_of(1024, 100), None);
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {
