@@ -151,7 +151,11 @@ impl Versions {
             Context::Seen(seen) => {
                 // Learnt, a count that somebody made up would use up the key's counts for ever.
                 let count = seen.count(put.node);
-                if count > known.count(put.node).max(put.now_ms.saturating_add(CLOCK_MS_MAX)) {
+                if count
+                    > known
+                        .count(put.node)
+                        .max(put.now_ms.saturating_add(CLOCK_MS_MAX))
+                {
                     return Err(VersionsError::Ahead);
                 }
                 known.join(seen);
