@@ -463,3 +463,16 @@ fn a_file_that_says_it_is_empty_is_stored_with_what_it_holds() {
     }
     node.stop();
 }
+
+#[test]
+fn a_pidfile_that_cannot_be_written_leaves_a_store_that_was_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let output = common::start(here, "data", &["-p", "absent/pid"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("absent/pid"), "{said}");
+    assert!(!here.join("data/control").exists());
+    Node::start(here, "data").stop();
+}

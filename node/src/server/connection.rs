@@ -44,7 +44,7 @@ enum End {
 /// A put whose value is coming in.
 struct Putting {
     key: Vec<u8>,
-    context: Result<Context, RequestError>,
+    context: Context,
     value: Incoming,
 }
 
@@ -193,8 +193,11 @@ impl Connection<'_> {
                 context,
                 length,
             } => {
-                let context = Mediator::check_context(&context);
-                let value = Incoming::begin(length);
+                // What is refused already is read past, and takes no place.
+                let (context, value) = match Mediator::check_context(&context) {
+                    Ok(context) => (context, Incoming::begin(length)),
+                    Err(error) => (Context::Foreign, Incoming::Refused(error)),
+                };
                 self.putting = Some(Putting {
                     key,
                     context,
@@ -262,7 +265,7 @@ impl Connection<'_> {
             value,
         } = putting;
         let mediator = Arc::clone(&self.shared.mediator);
-        let (context, value) = (context?, value.end(&self.shared.intake).await?);
+        let value = value.end(&self.shared.intake).await?;
         let put = move || mediator.put(&key, &context, &value);
         joined(&mut self.shared.intake.write(put).await).await
     }

@@ -30,7 +30,7 @@ use crate::text::{LINGER, reply};
 
 /// Clients that are being refused at a time; more are dropped without a word, for they would
 /// hold descriptors that the node needs.
-const REFUSALS_MAX: usize = 256;
+const REFUSALS_MAX: usize = 32;
 /// Connections that may wait to be accepted. With the usual 128 a burst overflows, and those
 /// turned away try again only after a second.
 const BACKLOG: u32 = 4096;

@@ -498,6 +498,7 @@ fn idle_and_slow_clients_time_out() {
 
 #[test]
 fn the_control_socket_answers_what_the_text_protocol_lacks() {
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
     let node = Node::start(|_| {});
@@ -529,6 +530,9 @@ fn the_control_socket_answers_what_the_text_protocol_lacks() {
     );
     let refused = control.backup(&backup).unwrap_err().to_string();
     assert!(refused.contains("is there already"), "{refused}");
+    let odd = std::ffi::OsStr::from_bytes(b"odd \xff\n");
+    control.backup(&node.folder.path().join(odd)).unwrap();
+    assert!(node.folder.path().join(odd).exists());
     let delete = Request::Delete {
         keys: vec![Hex(b"k".to_vec())],
     };

@@ -18,7 +18,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::connection::joined;
-use crate::mediator::Mediator;
+use crate::mediator::{Mediator, RequestError};
 use crate::storage::{INLINE_BYTES, StorageError, Value};
 
 /// The piece in which a long value is handed on; what is no longer is collected in memory.
@@ -94,8 +94,8 @@ pub(super) enum Incoming {
         piece: Vec<u8>,
         place: JoinHandle<Written>,
     },
-    /// The store refused: the rest is read past, and the reason is the reply.
-    Refused(StorageError),
+    /// It was refused: the rest is read past, and the reason is the reply.
+    Refused(RequestError),
 }
 
 impl Incoming {
@@ -116,7 +116,7 @@ impl Incoming {
             if piece.len() == PIECE_BYTES {
                 // More comes behind a full piece.
                 if let Err(error) = self.hand_on(intake).await {
-                    *self = Self::Refused(error);
+                    *self = Self::Refused(error.into());
                 }
                 continue;
             }
@@ -152,24 +152,24 @@ impl Incoming {
     }
 
     /// The value has come whole.
-    pub(super) async fn end(self, intake: &Intake) -> Result<Value, StorageError> {
+    pub(super) async fn end(self, intake: &Intake) -> Result<Value, RequestError> {
         match self {
             Self::Collected { bytes, .. } if bytes.len() <= INLINE_BYTES => Ok(Value::Short(bytes)),
             Self::Collected { bytes, .. } => {
                 let mediator = Arc::clone(&intake.mediator);
                 let store = move || mediator.storage().value(bytes);
-                joined(&mut intake.write(store).await).await
+                Ok(joined(&mut intake.write(store).await).await?)
             }
             Self::Refused(error) => Err(error),
             Self::Long { piece, mut place } => {
                 let ready = joined(&mut place).await?;
                 let Place { writer, room } = joined(&mut push(ready, piece, intake).await).await?;
-                let finish = move || {
+                let finish = move || -> Result<_, StorageError> {
                     let written = writer.finish()?;
                     drop(room);
                     Ok(Value::Written(written))
                 };
-                joined(&mut intake.write(finish).await).await
+                Ok(joined(&mut intake.write(finish).await).await?)
             }
         }
     }
