@@ -278,9 +278,8 @@ impl Connection<'_> {
             Some(Answer::Short(reply)) if self.out.is_empty() => self.out = reply,
             Some(Answer::Short(reply)) => self.out.extend_from_slice(&reply),
             Some(Answer::Long(found)) => {
-                if self.stream_out(&found).await.is_err() {
-                    return ControlFlow::Break(End::Now);
-                }
+                let streamed = self.stream_out(&found).await;
+                return streamed.map_or(ControlFlow::Break(End::Now), ControlFlow::Continue);
             }
         }
         ControlFlow::Continue(())
