@@ -35,7 +35,7 @@ bugs! {
     AckBeforeFlush,
     /// What a checkpoint drops is free before its superblock is written.
     ReuseRetiredEarly,
-    /// What a checkpoint dropped is free before a log block carries its generation.
+    /// What a checkpoint dropped is given back before a log block carries its generation.
     ReleaseBeforeStamp,
     /// What a checkpoint dropped is free although a snapshot shows it.
     ReleaseWhileRead,
