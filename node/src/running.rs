@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::control::{Control, NodeStatus};
 use crate::error::Error;
 use crate::mediator::{COPIES, Mediator};
-use crate::server::{Limits, Server};
+use crate::server::{Limits, Server, reserve};
 use crate::statistics::Statistics;
 use crate::storage::{Storage, StorageError};
 use crate::version::NodeId;
@@ -40,6 +41,16 @@ pub struct Running {
 impl Running {
     /// Starts to serve `storage` as `config` says. Must be called within a tokio runtime.
     pub async fn start(config: &Config, storage: Arc<Storage>) -> Result<Self, Error> {
+        let socket = reserve(&config.listen, config.text_port).await?;
+        Self::start_at(socket, config, storage)
+    }
+
+    /// The same on an address that is taken already.
+    pub fn start_at(
+        socket: TcpSocket,
+        config: &Config,
+        storage: Arc<Storage>,
+    ) -> Result<Self, Error> {
         let node = storage.node();
         let mediator = Arc::new(Mediator::new(storage));
         let statistics = Arc::new(Statistics::default());
@@ -50,18 +61,19 @@ impl Running {
             idle: config.idle,
             slow: config.slow,
         };
-        let server = Server::bind(
-            &config.listen,
-            config.text_port,
+        let fault = |error| {
+            let (host, port) = (&config.listen, config.text_port);
+            Error::listen(&format_args!("{host}:{port}"), error)
+        };
+        let server = Server::listen(
+            socket,
             Arc::clone(&mediator),
             Arc::clone(&statistics),
             limits,
             stopping.clone(),
         )
-        .await?;
-        let address = server
-            .address()
-            .map_err(|error| Error::listen(&config.listen, error))?;
+        .map_err(fault)?;
+        let address = server.address().map_err(fault)?;
         let backing = crate::control::Backing {
             mediator: Arc::clone(&mediator),
             status: status(config, node, address, statistics),

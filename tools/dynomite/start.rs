@@ -99,17 +99,25 @@ fn serve(arguments: &Start) -> Outcome {
         ));
         config.max_connections = fewer;
     }
-    let storage = node::storage::open(&config, arguments.accept_loss)
-        .map_err(|error| Code::Refused.failure(error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .naming(Code::Local, "the network's threads")?;
+    let mut socket = runtime
+        .block_on(node::server::reserve(&config.listen, config.text_port))
+        .map_err(|error| Code::Refused.failure(error));
+    if !config.directory.join(node::storage::STORE).exists() {
+        // No store is made for a node that cannot serve it. Where there is one, it is tried first:
+        // who starts a node twice is told of the node, not of the port.
+        socket = Ok(socket?);
+    }
+    let storage = node::storage::open(&config, arguments.accept_loss)
+        .map_err(|error| Code::Refused.failure(error))?;
+    let socket = socket?;
     let result = runtime.block_on(async {
         // From here on whoever asks it to stop is heard, if only once it serves.
         let mut signals = Signals::listen(detached)?;
-        let running = Running::start(&config, Arc::new(storage))
-            .await
+        let running = Running::start_at(socket, &config, Arc::new(storage))
             .map_err(|error| Code::Refused.failure(error))?;
         let mut pidfile = Pidfile(None);
         // Once it serves, it stops cleanly whatever happens.

@@ -60,6 +60,10 @@ fn a_port_in_use_is_named() {
         4,
         "choose another with --text-port",
     );
+    // Nor is a store made for nothing.
+    let arguments = ["start", "--data", "fresh", "--text-port", &port];
+    refused(folder.path(), &arguments, 4, &address);
+    assert!(!folder.path().join("fresh/store").exists());
     assert_kept(folder.path());
 }
 

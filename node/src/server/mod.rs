@@ -65,17 +65,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the address.
-    pub async fn bind(
-        host: &str,
-        port: u16,
+    /// Listens on an address that was taken with [`reserve`].
+    pub fn listen(
+        socket: TcpSocket,
         mediator: Arc<Mediator>,
         statistics: Arc<Statistics>,
         limits: Limits,
         stop: watch::Receiver<bool>,
-    ) -> Result<Self, Error> {
-        let fault = |source| Error::listen(&format_args!("{host}:{port}"), source);
-        let listener = listen(host, port).await.map_err(fault)?;
+    ) -> io::Result<Self> {
+        let listener = socket.listen(BACKLOG)?;
         let shared = Shared {
             intake: Intake::new(Arc::clone(&mediator), UNFINISHED_BYTES_MAX),
             mediator,
@@ -150,10 +148,12 @@ impl Server {
     }
 }
 
-/// Listens on the first address of `host` that the system gives.
-async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
-    let mut fault = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in lookup_host((host, port)).await? {
+/// Takes the first address of `host` that the system gives. Clients are turned away until a server
+/// listens on it.
+pub async fn reserve(host: &str, port: u16) -> Result<TcpSocket, Error> {
+    let fault = |source| Error::listen(&format_args!("{host}:{port}"), source);
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host((host, port)).await.map_err(fault)? {
         let bind = || {
             let socket = match address {
                 SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -162,14 +162,14 @@ async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
             // A restart must not wait for the connections of the last run to be forgotten.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
-            socket.listen(BACKLOG)
+            Ok(socket)
         };
         match bind() {
-            Ok(listener) => return Ok(listener),
-            Err(error) => fault = error,
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
         }
     }
-    Err(fault)
+    Err(fault(last))
 }
 
 /// Says why and ends the connection.
