@@ -301,6 +301,9 @@ impl Checkpointer {
                 fingerprint,
             });
         }
+        if planted::has(Bug::TailEarly) {
+            core.queue.lock().tail = frozen.log_start;
+        }
         let base = Arc::clone(&core.state.load().base);
         self.running = Some(Box::new(Running {
             generation: Generation(base.generation.0 + 1),
@@ -353,9 +356,6 @@ impl Checkpointer {
             Phase::Maps => {
                 core.stamp()?; // the copies written now are those of the generation before last
                 let table = running.write_maps(core)?;
-                if planted::has(Bug::TailEarly) {
-                    core.queue.lock().tail = running.frozen.log_start;
-                }
                 let durable = core.queue.lock().durable;
                 if planted::has(Bug::StampEarly) {
                     core.queue.lock().stamp = running.generation;
@@ -620,9 +620,6 @@ impl Running {
         queue.stamp_next(self.generation, self.frozen.log_start);
         core.moved.notify_all();
         drop(queue);
-        if planted::has(Bug::ReleaseBeforeStamp) {
-            core.release_retired();
-        }
     }
 }
 
@@ -697,7 +694,7 @@ impl Core {
         let oldest = self.registry.oldest_base();
         let mut retired = self.retired.lock();
         while let Some(front) = retired.front()
-            && (front.generation <= stamped || planted::has(Bug::ReleaseBeforeStamp))
+            && front.generation <= stamped
             && (front.generation <= oldest || planted::has(Bug::ReleaseWhileRead))
         {
             let front = retired.pop_front().expect("it is there");
