@@ -2,7 +2,7 @@
 //! memtable budget, and 64 MiB.
 //!
 //! `cargo run --release -p dynomite-engine --example resident [MB] [folder]`, by default 5000 MB (a
-//! fifth of them in values of 150 B, as much in values of 1 KB, the rest in values of 140 KiB) and
+//! fiftieth of them in values of 150 B, a tenth in values of 1 KB, the rest in values of 140 KiB) and
 //! the system's folder for temporary files. The test is the same, smaller.
 
 use engine::{Batch, Durability, Options, Store, Tree};
@@ -40,9 +40,9 @@ fn run(folder: &Path, bytes: u64, options: &Options) -> (u64, u64) {
             }
         });
         for (length, share) in [
-            (150, bytes / 5),
-            (1000, bytes / 5),
-            (140 << 10, bytes / 5 * 3),
+            (150, bytes / 50),
+            (1000, bytes / 10),
+            (140 << 10, bytes / 50 * 44),
         ] {
             let begin = Instant::now();
             load(&store, &tree, length, share);

@@ -106,7 +106,7 @@ impl Entry {
             // In the entry itself, or not there.
             return done(self.part_shared(index));
         };
-        let core = &self.view().core;
+        let core = self.core();
         let offset = core.identity.geometry.offset_of(extent.start());
         let len = usize::try_from(extent.length()).expect("at most 256 MiB");
         if len <= INLINE_BYTES_MAX {

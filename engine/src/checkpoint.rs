@@ -15,25 +15,21 @@
 //!   frozen memtable stays, and the next checkpoint tries again. Any other failure poisons.
 //! - An extent that a superseded operation names and the result does not is retired with it.
 
-use crate::cache::CachedNode;
 use crate::core::{Core, Frozen};
 use crate::error::Error;
+use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
 use crate::memtable::{Op, split_key};
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
 use dmerkle::format::catalog::{CatalogEntry, catalog_key};
-use dmerkle::format::pointer::Pointer;
 use dmerkle::format::superblock::{RegionTableRef, Slot, Superblock};
 use dmerkle::geometry::SUPERBLOCK_OFFSETS;
-use dmerkle::tree::{Apply, Change, Ground, Op as TreeOp, Progress, Root, Settings, Source};
-use dmerkle::{BlockId, Generation, Geometry, Lsn, Order, Run, Sum, TreeId};
+use dmerkle::tree::{Apply, Change, Op as TreeOp, Progress, Root, Settings};
+use dmerkle::{BlockId, Generation, Geometry, Lsn, Run, Sum, TreeId};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// Node bytes that are gathered before they are written.
-const WRITE_BYTES: usize = 1 << 20;
 
 /// Entries of a dropped tree that one checkpoint removes.
 const TRUNCATE_ENTRIES: usize = 4096;
@@ -98,95 +94,12 @@ struct Running {
     catalog_root: Root,
     /// The catalog as it will be.
     catalog: BTreeMap<TreeId, CatalogEntry>,
-    ground: Writes,
+    ground: NewNodes,
     /// Extents that the applied operations name.
     named: Vec<Run>,
     /// Runs of superseded operations.
     superseded: Vec<Run>,
     superblock: Option<Superblock>,
-}
-
-/// What an apply has placed, written and retired.
-#[derive(Default)]
-struct Writes {
-    placed: Vec<Run>,
-    retired_nodes: Vec<Run>,
-    retired_extents: Vec<Run>,
-    pending: Vec<(u64, AlignedBuf)>,
-    pending_bytes: usize,
-}
-
-/// The ground an apply stands on: the cache and disk below, free blocks for what is new.
-struct CheckpointGround<'a> {
-    core: &'a Arc<Core>,
-    writes: &'a mut Writes,
-}
-
-impl Source for CheckpointGround<'_> {
-    type Bytes = AlignedBuf;
-    type Error = Error;
-
-    fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
-        self.core.node(tree, pointer)
-    }
-
-    fn prefetch(&mut self, tree: TreeId, pointers: &[Pointer]) {
-        self.core.prefetch(tree, pointers);
-    }
-}
-
-impl Ground for CheckpointGround<'_> {
-    fn place(&mut self, order: Order) -> Result<BlockId, Error> {
-        let start = self
-            .core
-            .space
-            .allocate_node(self.core.disk.as_ref(), order)?;
-        self.writes.placed.push(Run {
-            start,
-            units: order.units(),
-        });
-        Ok(start)
-    }
-
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Error> {
-        let offset = self.core.identity.geometry.offset_of(block);
-        self.writes.pending_bytes += bytes.len();
-        self.writes
-            .pending
-            .push((offset, AlignedBuf::copy_of(&bytes)));
-        if self.writes.pending_bytes >= WRITE_BYTES {
-            self.writes.flush(self.core)?;
-        }
-        Ok(())
-    }
-
-    fn retire_node(&mut self, pointer: &Pointer) {
-        self.writes.retired_nodes.push(Run {
-            start: pointer.block,
-            units: pointer.order.units(),
-        });
-    }
-
-    fn retire_extent(&mut self, run: Run) {
-        self.writes.retired_extents.push(run);
-    }
-}
-
-impl Writes {
-    /// Writes the gathered nodes.
-    fn flush(&mut self, core: &Core) -> Result<(), Error> {
-        let bytes = std::mem::take(&mut self.pending_bytes) as u64;
-        if bytes == 0 {
-            return Ok(());
-        }
-        core.pool
-            .write_many(std::mem::take(&mut self.pending))
-            .map_err(Error::io("writing tree nodes"))?;
-        core.counters
-            .node_bytes_written
-            .fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
-    }
 }
 
 impl Checkpointer {
@@ -271,6 +184,9 @@ impl Checkpointer {
             Some(frozen) => frozen,
             None => core.freeze(),
         };
+        if planted::has(Bug::TailEarly) {
+            core.queue.lock().tail = frozen.log_start;
+        }
         if let Err(error) = core.flush_log_to(frozen.newest) {
             self.frozen = Some(frozen);
             return Err(error);
@@ -301,9 +217,6 @@ impl Checkpointer {
                 fingerprint,
             });
         }
-        if planted::has(Bug::TailEarly) {
-            core.queue.lock().tail = frozen.log_start;
-        }
         let base = Arc::clone(&core.state.load().base);
         self.running = Some(Box::new(Running {
             generation: Generation(base.generation.0 + 1),
@@ -314,7 +227,7 @@ impl Checkpointer {
             trees: base.trees.clone(),
             catalog_root: base.catalog,
             catalog: self.catalog.clone(),
-            ground: Writes::default(),
+            ground: NewNodes::default(),
             named,
             superseded,
             superblock: None,
@@ -590,6 +503,12 @@ impl Running {
         (before + units(&self.ground.placed)).saturating_sub(units(&self.ground.retired_nodes))
     }
 
+    /// Units of values that the new roots do not reach.
+    fn retired_extent_units(&self) -> u64 {
+        let runs = self.superseded.iter().chain(&self.ground.retired_extents);
+        runs.map(|run| u64::from(run.units)).sum()
+    }
+
     /// Shows the new base to readers. Its superblock is durable.
     fn publish(&mut self, core: &Arc<Core>, superblock_node_units: u64) {
         let base = Arc::new(Base {
@@ -604,6 +523,12 @@ impl Running {
         }
         core.node_units
             .store(superblock_node_units, Ordering::Relaxed);
+        let usage = core.space.usage();
+        core.turnover.learn(
+            self.frozen.memtable.extent_units(),
+            self.retired_extent_units(),
+            (usage.allocated_bytes - usage.retired_bytes) / core.identity.geometry.unit(),
+        );
         core.retired.lock().push_back(Retired {
             generation: self.generation,
             runs,
@@ -620,6 +545,7 @@ impl Running {
         queue.stamp_next(self.generation, self.frozen.log_start);
         core.moved.notify_all();
         drop(queue);
+        drop(state);
     }
 }
 

@@ -1,5 +1,5 @@
 //! The core that every handle shares: the published state, the commit queue, and how a batch
-//! becomes durable. It owns no thread and no clock; whoever commits leads.
+//! joins. It owns no thread and no clock. How a batch becomes durable stands in `lead`.
 //!
 //! Locks are taken in this order and none is held during I/O of a commit:
 //! checkpoint, then queue, then space; the registry's is a leaf.
@@ -8,24 +8,22 @@ use crate::cache::NodeCache;
 use crate::checkpoint::{Checkpointer, Retired};
 use crate::directory::{Changes, Directory};
 use crate::error::Error;
-use crate::io::{AlignedBuf, Disk, IoPool, Writes};
+use crate::io::{Disk, IoPool, Writes};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
-use crate::planted::{self, Bug};
-use crate::queue::{Completion, Full, Group, Queue, Ticket};
+use crate::queue::{Completion, Full, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
 use crate::stats::Counters;
+use crate::turnover::Turnover;
 use crate::world::World;
 use arc_swap::ArcSwap;
 use dmerkle::fingerprint::FingerprintKey;
 use dmerkle::format::body::BodyRef;
-use dmerkle::format::log_block::{self, GroupHeader};
-use dmerkle::{Generation, Geometry, Incarnation, Lsn, OpeningId, TreeId};
+use dmerkle::{Geometry, Incarnation, Lsn, OpeningId, TreeId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -124,10 +122,10 @@ pub(crate) struct Frozen {
 /// A batch that joined.
 pub(crate) struct Joined {
     pub(crate) end: Lsn,
-    ticket: Arc<Ticket>,
+    pub(crate) ticket: Arc<Ticket>,
     /// Writes under way of a batch that joined an idle queue: nobody else leads until
     /// [`Core::settle`] does, so that the log is written beside them.
-    leads_with: Option<Writes>,
+    pub(crate) leads_with: Option<Writes>,
 }
 
 pub(crate) struct Core {
@@ -155,6 +153,8 @@ pub(crate) struct Core {
     pub(crate) retired: Mutex<VecDeque<Retired>>,
     /// Units of all trees' nodes in the durable base.
     pub(crate) node_units: AtomicU64,
+    /// When values written make a checkpoint due.
+    pub(crate) turnover: Turnover,
     pub(crate) counters: Counters,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
@@ -186,6 +186,7 @@ impl Core {
         registry.publish(&parts.state);
         Arc::new(Self {
             cache: NodeCache::new(parts.options.cache_bytes),
+            turnover: Turnover::new(&parts.identity.geometry),
             visible: AtomicU64::new(parts.queue.issued.0),
             disk: parts.disk,
             pool: parts.pool,
@@ -218,7 +219,7 @@ impl Core {
         Lsn(self.visible.load(Ordering::Acquire))
     }
 
-    fn show(&self, lsn: Lsn) {
+    pub(crate) fn show(&self, lsn: Lsn) {
         self.visible.fetch_max(lsn.0, Ordering::AcqRel);
     }
 
@@ -253,19 +254,6 @@ impl Core {
             cause: Arc::clone(&poison.cause),
             durable: poison.durable,
         }
-    }
-
-    /// Sees to it that a batch that joined with a completion gets its leader.
-    pub(crate) fn hurry(
-        self: &Arc<Self>,
-        joined: &mut Joined,
-        durability: Durability,
-    ) -> Result<(), Error> {
-        if self.is_threaded() {
-            self.log_work.notify_one();
-            return Ok(());
-        }
-        self.settle(joined, durability)
     }
 
     /// Gives a batch its place in the log and in the memtable.
@@ -414,237 +402,6 @@ impl Core {
         }
     }
 
-    /// Waits for what was promised, leading if nobody does.
-    pub(crate) fn settle(
-        self: &Arc<Self>,
-        joined: &mut Joined,
-        durability: Durability,
-    ) -> Result<(), Error> {
-        if let Some(writes) = joined.leads_with.take() {
-            let fate = self.lead_with(self.queue.lock(), Some(writes));
-            self.pace();
-            return fate;
-        }
-        self.pace();
-        let buffered = durability == Durability::Buffered;
-        loop {
-            if buffered && self.visible() >= joined.end {
-                return Ok(());
-            }
-            let mut queue = self.queue.lock();
-            if let Some(fate) = joined.ticket.poll() {
-                return fate;
-            }
-            if !queue.writing {
-                self.lead(queue)?;
-            } else if buffered {
-                self.moved.wait(&mut queue);
-            } else {
-                drop(queue);
-                // The leader of now, or who it hands over to, resolves the ticket.
-                return joined.ticket.wait();
-            }
-        }
-    }
-
-    /// Writes and flushes all groups, as their leader. The lock is free during I/O.
-    pub(crate) fn lead<'a>(self: &'a Arc<Self>, queue: MutexGuard<'a, Queue>) -> Result<(), Error> {
-        debug_assert!(!queue.writing, "one leader at a time");
-        self.lead_with(queue, None)
-    }
-
-    /// Leads with extents under way, which the flush covers, too.
-    fn lead_with<'a>(
-        self: &'a Arc<Self>,
-        mut queue: MutexGuard<'a, Queue>,
-        writes: Option<Writes>,
-    ) -> Result<(), Error> {
-        let groups = queue.take();
-        if groups.is_empty() {
-            return Ok(());
-        }
-        let (stamp, durable, end) = (queue.stamp, queue.durable, queue.issued);
-        let durable_waits = groups.iter().any(Group::is_durable);
-        queue.writing = true;
-        queue.set_writing_durable(durable_waits);
-        drop(queue);
-
-        let written = self.write_and_flush(&groups, writes, stamp, durable);
-        let fate = written.map_err(|error| self.poison(&error, durable));
-
-        let mut queue = self.queue.lock();
-        queue.writing = false;
-        queue.set_writing_durable(false);
-        if fate.is_ok() {
-            queue.covered = durable;
-            queue.durable = end;
-            queue.has_stamped(stamp);
-            self.show(queue.visible());
-        }
-        // Whoever joined in the meantime needs a next leader, or a timer.
-        let orphans = if fate.is_err() {
-            queue.take()
-        } else {
-            Vec::new()
-        };
-        if !queue.is_empty() {
-            self.log_work.notify_one();
-        }
-        self.moved.notify_all();
-        drop(queue);
-
-        let mut completions = Vec::new();
-        for group in groups.into_iter().chain(orphans) {
-            group.ticket.resolve(fate.clone());
-            completions.extend(group.completions);
-        }
-        if fate.is_ok() {
-            self.counters.flushes.fetch_add(1, Ordering::Relaxed);
-            self.release_retired();
-        }
-        for (end, completion) in completions {
-            let fate = fate.clone().map(|()| end);
-            // A caller's panic is the caller's: the others must learn their fate all the same.
-            let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
-        }
-        fate
-    }
-
-    /// From here on a crash finds the groups.
-    fn write_and_flush(
-        &self,
-        groups: &[Group],
-        writes: Option<Writes>,
-        stamp: Generation,
-        durable: Lsn,
-    ) -> Result<(), Error> {
-        let flush = || self.disk.flush().map_err(Error::io("flushing the log"));
-        if planted::has(Bug::AckBeforeFlush) {
-            flush()?;
-            return self.write_groups(groups, writes, stamp, durable);
-        }
-        self.write_groups(groups, writes, stamp, durable)?;
-        if planted::has(Bug::DropLogFlush) {
-            return Ok(());
-        }
-        flush()
-    }
-
-    /// Writes the log, beside extents that are under way. All is complete when it returns.
-    fn write_groups(
-        &self,
-        groups: &[Group],
-        mut writes: Option<Writes>,
-        stamp: Generation,
-        durable: Lsn,
-    ) -> Result<(), Error> {
-        let geometry = &self.identity.geometry;
-        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
-            Generation(0)
-        } else {
-            stamp
-        };
-        for group in groups {
-            let header = GroupHeader {
-                incarnation: self.identity.incarnation,
-                opening: self.identity.opening,
-                incarnation_start: self.identity.cut,
-                lsn: group.start,
-                durable,
-                stamp,
-            };
-            let blocks = log_block::group_blocks(geometry, group.payload.len());
-            let mut buffer =
-                AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
-            let nonce = self.identity.nonce;
-            if group.skip {
-                log_block::encode_skip(geometry, nonce, &header, &mut buffer);
-            } else {
-                log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
-            }
-            let offset = geometry.log_offset(group.start);
-            let written = match &mut writes {
-                Some(writes) => writes.start(offset, &Arc::new(buffer)),
-                None => self.disk.write(offset, &buffer),
-            };
-            written.map_err(Error::io("writing the log"))?;
-        }
-        match &mut writes {
-            Some(writes) => writes.wait().map_err(Error::io("writing the log")),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes everything that has joined durable.
-    pub(crate) fn flush_log(self: &Arc<Self>) -> Result<(), Error> {
-        let wanted = self.queue.lock().issued;
-        self.flush_log_to(wanted)
-    }
-
-    /// Makes everything up to an LSN durable. What joins meanwhile is not waited for.
-    pub(crate) fn flush_log_to(self: &Arc<Self>, wanted: Lsn) -> Result<(), Error> {
-        self.lead_until(|queue| queue.durable >= wanted)
-    }
-
-    /// Makes a log block durable that carries the newest generation.
-    pub(crate) fn stamp(self: &Arc<Self>) -> Result<(), Error> {
-        let wanted = {
-            let mut queue = self.queue.lock();
-            if queue.stamped >= queue.stamp {
-                return Ok(());
-            }
-            queue.push_stamp();
-            queue.stamp
-        };
-        self.lead_until(|queue| queue.stamped >= wanted)
-    }
-
-    /// Leads, or waits for who does, until something holds.
-    fn lead_until(self: &Arc<Self>, holds: impl Fn(&Queue) -> bool) -> Result<(), Error> {
-        loop {
-            let mut queue = self.queue.lock();
-            self.refuse_writes()?;
-            if holds(&queue) {
-                return Ok(());
-            }
-            if queue.writing {
-                self.moved.wait(&mut queue);
-            } else {
-                assert!(!queue.is_empty(), "what is waited for has joined");
-                self.lead(queue)?;
-            }
-        }
-    }
-
-    /// Waits until readers see more than they did at `seen`, leading if nobody does: an update
-    /// that met a commit that is not visible yet has nothing else to do.
-    pub(crate) fn wait_past(self: &Arc<Self>, seen: Lsn) -> Result<(), Error> {
-        let mut queue = self.queue.lock();
-        self.refuse_writes()?;
-        if self.visible() > seen || (queue.is_empty() && !queue.writing) {
-            return Ok(());
-        }
-        if queue.writing {
-            self.moved.wait(&mut queue);
-            return Ok(());
-        }
-        self.lead(queue)
-    }
-
-    /// Covers the last group of a store that has gone idle: until a later block says that it is
-    /// durable, rot there would read as a torn tail. Whether there was something to cover.
-    pub(crate) fn cover(self: &Arc<Self>) -> Result<bool, Error> {
-        {
-            let mut queue = self.queue.lock();
-            if queue.writing || !queue.is_empty() || !queue.wants_cover() {
-                return Ok(false);
-            }
-            queue.push_stamp();
-        }
-        self.lead_until(|queue| !queue.wants_cover())?;
-        Ok(true)
-    }
-
     /// Called with the lock when too much is written past the durable LSN.
     fn flush_some(self: &Arc<Self>, queue: &mut MutexGuard<'_, Queue>) -> Result<(), Error> {
         self.counters.stalls.fetch_add(1, Ordering::Relaxed);
@@ -674,15 +431,9 @@ impl Core {
         *self.checkpoint_error.lock() = error;
     }
 
-    /// Bytes of extents that newer operations have superseded and the next checkpoint retires.
-    pub(crate) fn superseded_bytes(&self) -> u64 {
-        let state = self.state.load();
-        state.active.superseded_units() * self.identity.geometry.unit()
-    }
-
     /// Slows a writer in proportion, once ring or memtable are more than three quarters full, so
     /// that nobody meets a wall.
-    fn pace(&self) {
+    pub(crate) fn pace(&self) {
         if !self.is_threaded() {
             return;
         }
@@ -705,7 +456,7 @@ impl Core {
         let state = self.state.load();
         let budget = self.options.memtable_bytes;
         state.active.bytes() > budget
-            && (state.frozen.is_some() || state.active.bytes() > 2 * budget)
+            && (state.frozen.is_some() || state.active.bytes() > budget + budget / 4)
     }
 
     fn wake_maintenance_if_due(&self, queue: &Queue, state: &State) {
@@ -714,10 +465,11 @@ impl Core {
         }
     }
 
-    /// Whether ring or memtable want a checkpoint.
+    /// Whether ring, memtable or the values that a checkpoint would let go want one.
     pub(crate) fn checkpoint_presses(&self, queue: &Queue, state: &State) -> bool {
         queue.used() * 5 > self.identity.geometry.ring_bytes * 2
             || state.active.bytes() > self.options.memtable_bytes
+            || self.turnover.is_due(state.active.extent_units())
     }
 
     /// A state and an LSN that belong together: the state holds everything up to the LSN, and

@@ -1,7 +1,9 @@
 //! An entry as a reader holds it.
 
+use crate::core::Core;
 use crate::error::Error;
 use crate::extents::{read_chunks, read_extent};
+use crate::state::Base;
 use crate::view::View;
 use dmerkle::Sum;
 use dmerkle::fingerprint::part_hash;
@@ -13,7 +15,9 @@ use std::sync::Arc;
 /// space of its parts is not reused.
 #[derive(Clone)]
 pub struct Entry {
-    view: View,
+    core: Arc<Core>,
+    /// Held, so that no space of the entry is reused.
+    base: Arc<Base>,
     key: Box<[u8]>,
     body: Arc<[u8]>,
 }
@@ -30,14 +34,20 @@ impl std::fmt::Debug for Entry {
 impl Entry {
     pub(crate) fn new(view: &View, key: &[u8], body: Arc<[u8]>) -> Self {
         Self {
-            view: view.clone(),
+            core: Arc::clone(&view.core),
+            base: Arc::clone(&view.state.base),
             key: key.into(),
             body,
         }
     }
 
-    pub(crate) fn view(&self) -> &View {
-        &self.view
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// What must be held for as long as a part of the entry is used.
+    pub(crate) fn base(&self) -> &Arc<Base> {
+        &self.base
     }
 
     pub(crate) fn shared_body(&self) -> &Arc<[u8]> {
@@ -85,7 +95,7 @@ impl Entry {
         match self.part_ref(index) {
             None => Ok(None),
             Some(PartRef::Inline(bytes)) => Ok(Some(bytes.to_vec())),
-            Some(PartRef::Extent(extent)) => read_extent(&self.view.core, extent).map(Some),
+            Some(PartRef::Extent(extent)) => read_extent(&self.core, extent).map(Some),
         }
     }
 
@@ -104,7 +114,7 @@ impl Entry {
 
     /// The entry's fingerprint under the store's key.
     pub fn fingerprint(&self) -> Sum {
-        let key = &self.view.core.identity.key;
+        let key = &self.core.identity.key;
         key.of_entry(&self.key, self.body())
     }
 }
@@ -156,7 +166,7 @@ impl Reader {
             let bytes = step.min(self.length - self.chunk_at);
             let mut chunk = std::mem::take(&mut self.chunk);
             chunk.resize(usize::try_from(bytes).expect("a chunk is at most 4 MiB"), 0);
-            read_chunks(&self.entry.view.core, extent, self.chunk_at, &mut chunk)?;
+            read_chunks(&self.entry.core, extent, self.chunk_at, &mut chunk)?;
             self.chunk = chunk;
         }
         let within = usize::try_from(self.at - self.chunk_at).expect("within a chunk");

@@ -4,7 +4,7 @@
 //! its bytes mean is `dmerkle`'s business.
 //!
 //! Where to look:
-//! - a commit: `write` encodes, `queue` orders, `core` leads, `memtable` shows;
+//! - a commit: `write` encodes, `queue` orders, `lead` writes and flushes, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`; one that never waits:
 //!   `answers`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
@@ -36,7 +36,9 @@ mod directory;
 mod entry;
 mod error;
 mod extents;
+mod ground;
 pub mod io;
+mod lead;
 mod memtable;
 mod options;
 mod pins;
@@ -55,6 +57,7 @@ mod stats;
 mod store;
 mod threads;
 mod tree;
+mod turnover;
 mod unfinished;
 mod units;
 mod value;

@@ -4,8 +4,11 @@
 //! - A state's memtables hold every operation between its base and the newest one joined while it
 //!   was the published state.
 //! - The base of generation G was reachable on disk when its state was published, and stays
-//!   readable for as long as a state with a base of generation G or below is held: what later
-//!   generations retired is released only when [`Registry::oldest_base`] has passed it.
+//!   readable for as long as a base of generation G or below is held, by a state or by an entry
+//!   that was read: what later generations retired is released only when
+//!   [`Registry::oldest_base`] has passed it.
+//! - An entry's extents are its base's, or of a newer operation; both are retired by a later
+//!   generation than its base's. So who keeps an entry holds the base alone, and no memtable.
 
 use crate::memtable::Memtable;
 use dmerkle::tree::Root;
@@ -48,7 +51,7 @@ impl State {
     }
 }
 
-/// Who reads at which LSN, and which published states are still held.
+/// Who reads at which LSN, and which published bases are still held.
 #[derive(Default)]
 pub(crate) struct Registry {
     inner: Mutex<Inner>,
@@ -58,30 +61,31 @@ pub(crate) struct Registry {
 struct Inner {
     /// Snapshots by the LSN that they read at.
     snapshots: BTreeMap<Lsn, usize>,
-    /// Published states that may still be held, oldest base first.
-    states: VecDeque<(Generation, Weak<State>)>,
+    /// Published bases that may still be held, oldest first.
+    bases: VecDeque<(Generation, Weak<Base>)>,
 }
 
 impl Registry {
     /// Notes a state before it is published.
     pub(crate) fn publish(&self, state: &Arc<State>) {
         let mut inner = self.inner.lock();
-        inner.states.retain(|(_, state)| state.strong_count() > 0);
-        inner
-            .states
-            .push_back((state.base.generation, Arc::downgrade(state)));
+        inner.bases.retain(|(_, base)| base.strong_count() > 0);
+        let base = Arc::downgrade(&state.base);
+        if inner
+            .bases
+            .back()
+            .is_none_or(|(_, last)| !last.ptr_eq(&base))
+        {
+            inner.bases.push_back((state.base.generation, base));
+        }
     }
 
     /// The smallest generation of a base that somebody may still read.
     pub(crate) fn oldest_base(&self) -> Generation {
         let mut inner = self.inner.lock();
-        inner.states.retain(|(_, state)| state.strong_count() > 0);
-        inner
-            .states
-            .iter()
-            .map(|(generation, _)| *generation)
-            .min()
-            .unwrap_or(Generation(u64::MAX))
+        inner.bases.retain(|(_, base)| base.strong_count() > 0);
+        let held = inner.bases.front();
+        held.map_or(Generation(u64::MAX), |(generation, _)| *generation)
     }
 
     /// Registers a snapshot at the LSN that `visible` gives under the registry's lock, so that

@@ -327,7 +327,7 @@ impl Core {
             log_bytes: self.identity.geometry.ring_bytes,
             log_used_bytes: queue.used(),
             log_written_bytes: queue.log_bytes_written,
-            file_bytes: usage.file_bytes,
+            file_bytes: self.disk.size().unwrap_or(usage.file_bytes),
             allocated_bytes: usage.allocated_bytes,
             retired_bytes: usage.retired_bytes,
             free_bytes: usage.free_bytes,

@@ -26,9 +26,6 @@ const RETRY_MS: u64 = 1000;
 const PUNCH_BYTES_MIN: u64 = 256 * 1024;
 const PUNCH_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes newly retired that make a checkpoint due: a twentieth of what is live, at least this.
-const RETIRED_BYTES_MIN: u64 = 64 << 20;
-
 /// What a thread does until it is told to stop.
 type Body = fn(&Arc<Core>, &AtomicBool);
 
@@ -178,10 +175,7 @@ fn is_due(core: &Arc<Core>, last_ms: u64) -> bool {
     if idle {
         return false;
     }
-    let waited = core.world.clock.now_ms().saturating_sub(last_ms);
-    let usage = core.space.usage();
-    let much = RETIRED_BYTES_MIN.max(usage.allocated_bytes / 20);
-    waited >= core.options.checkpoint_ms || core.superseded_bytes() > much
+    core.world.clock.now_ms().saturating_sub(last_ms) >= core.options.checkpoint_ms
 }
 
 /// A whole checkpoint, the lock given up between steps so that others may look in.

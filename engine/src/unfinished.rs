@@ -6,8 +6,9 @@
 //! works (it is locked then) is never removed.
 
 use crate::error::Error;
-use crate::io::{FileDisk, OpenError};
+use crate::io::{Disk, FileDisk, OpenError};
 use crate::store::open_error;
+use dmerkle::format::superblock::{SUPERBLOCK_BYTES, has_magic};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,10 @@ impl Unfinished {
         }
         let unfinished = beside(path);
         match FileDisk::open(&unfinished) {
-            Ok(_left_behind) => fs::remove_file(&unfinished).map_err(Error::io(doing))?,
+            Ok(left_behind) if is_ours(&left_behind) => {
+                fs::remove_file(&unfinished).map_err(Error::io(doing))?;
+            }
+            Ok(_somebodys) => return Err(Error::Exists),
             Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(open_error(error, doing)),
         }
@@ -54,6 +58,15 @@ impl Drop for Unfinished {
         // Nothing to be done about an error here, and after a rename there is no such file.
         let _ = fs::remove_file(&self.0);
         let _ = fs::remove_file(beside(&self.0));
+    }
+}
+
+/// Whether a file may be what a creation left: nothing, zeros, or the beginning of a store.
+fn is_ours(file: &FileDisk) -> bool {
+    let mut head = [0; SUPERBLOCK_BYTES];
+    match file.read(0, &mut head) {
+        Ok(()) => has_magic(&head) || head.iter().all(|&byte| byte == 0),
+        Err(_) => file.size().is_ok_and(|size| size == 0),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::io::{AlignedBuf, MappedExtent};
 use crate::snapshot::Snapshot;
-use crate::state::State;
+use crate::state::Base;
 use crate::tree::Tree;
 use crate::view::View;
 use dmerkle::Place;
@@ -32,7 +32,7 @@ enum Bytes {
     /// The extent, and the state that keeps its space.
     Extent(
         MappedExtent,
-        #[expect(dead_code, reason = "held")] Arc<State>,
+        #[expect(dead_code, reason = "held")] Arc<Base>,
     ),
     /// A copy that was read for it.
     Read(Arc<AlignedBuf>),
@@ -82,7 +82,6 @@ impl Entry {
     /// Part `index` without a copy, verified; `None` past the last. See [`ValueRef`] for what
     /// holding it means.
     pub fn part_shared(&self, index: usize) -> Result<Option<ValueRef>, Error> {
-        let view = self.view();
         let bytes = match self.body().parts().nth(index) {
             None => return Ok(None),
             Some(PartRef::Inline(bytes)) => {
@@ -91,14 +90,14 @@ impl Entry {
                 Bytes::Inline(Arc::clone(body), start..start + bytes.len())
             }
             Some(PartRef::Extent(extent)) => {
-                let offset = view.core.identity.geometry.offset_of(extent.start());
+                let offset = self.core().identity.geometry.offset_of(extent.start());
                 let length = usize::try_from(extent.length()).expect("at most 256 MiB");
                 let reading = "reading an extent";
-                let shown = view.core.disk.map(offset, length);
+                let shown = self.core().disk.map(offset, length);
                 let shown = shown.map_err(Error::io(reading))?;
                 let verified = extent.verify(&shown);
                 verified.map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
-                Bytes::Extent(shown, Arc::clone(&view.state))
+                Bytes::Extent(shown, Arc::clone(self.base()))
             }
         };
         Ok(Some(ValueRef(bytes)))

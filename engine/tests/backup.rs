@@ -135,7 +135,12 @@ fn a_backup_that_fails_leaves_nothing() {
     }
     store.checkpoint().unwrap();
     let to = dir.path().join("copy");
-    std::fs::write(dir.path().join("copy.unfinished"), b"left by a crash").unwrap();
+    let unfinished = dir.path().join("copy.unfinished");
+    std::fs::write(&unfinished, b"somebody's").unwrap();
+    assert!(matches!(store.backup(&to), Err(Error::Exists)));
+    assert_eq!(std::fs::read(&unfinished).unwrap(), b"somebody's");
+    // What a crash of an earlier backup leaves.
+    std::fs::write(&unfinished, [0; 4096]).unwrap();
     let spoilt = places(&path, &value(150, 100));
     rot(&path, &spoilt);
     let failed = store.backup(&to);

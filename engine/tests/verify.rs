@@ -223,7 +223,17 @@ fn a_map_that_says_too_much_or_too_little_is_named() {
     let (_dir, path) = folder();
     let store = full(&path);
     store.close().unwrap();
-    // The region's last unit is free and its first one behind the maps is not.
+    // The region's last unit is free and its first one behind the maps is not. The file reaches
+    // to its end, so that it is not taken for one that was cut off.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(
+        engine::Geometry {
+            ring_bytes: small().log_bytes,
+            ..engine::Geometry::default()
+        }
+        .file_bytes(1),
+    )
+    .unwrap();
     remap(&path, |bits| {
         let units = usize::try_from(engine::Geometry::default().region_units).unwrap();
         bits[(units - 1) / 8] |= 1 << ((units - 1) % 8);

@@ -151,7 +151,7 @@ impl Mediator {
             if old.is_none_or(|entry| entry.parts_len() == 0) {
                 return Ok(Decision::Leave);
             }
-            let meta = versions.delete(put)?.encode()?;
+            let meta = versions.delete(put).encode()?;
             Ok(Decision::Put(NewEntry::with_meta(meta)))
         })
     }

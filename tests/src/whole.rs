@@ -1,6 +1,6 @@
 //! The engine as the subject: the whole store on the simulated disk, driven by one thread.
 //!
-//! A value of the model is an entry, meta and parts, as [`encode`] writes it. The store is always
+//! A value of the model is an entry, meta and parts, as `encode` writes it. The store is always
 //! left as a crash leaves it (dropping the subject writes nothing), but for the operation that
 //! closes it.
 
@@ -617,6 +617,7 @@ impl Subject for Whole {
             "the log is damaged",
             "the newer superblock is damaged",
             "not a Dynomite store",
+            "reading the store", // the other slot could not be read either
         ];
         honest.iter().any(|begin| refusal.starts_with(begin))
     }

@@ -18,12 +18,15 @@ use node::text::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use serde_json::json;
 
 use crate::arguments::Load;
+use crate::files::read_fault;
 use crate::outcome::{Code, Failure, Naming, Outcome, say, say_json};
 use crate::requests::address;
 use crate::status::{amount, duration};
 
 /// Files that a connection takes at a time: one question for their hashes.
 const STRETCH: usize = 64;
+/// And bytes, unless a single file has more: short files are held until their put.
+const STRETCH_BYTES: u64 = 16 << 20;
 /// A file no longer than this is read once, for its hash and its put.
 const HOLD_BYTES: u64 = 1 << 20;
 /// Files that could not be loaded are named one by one, up to this many.
@@ -50,7 +53,8 @@ struct Found {
 /// What all connections share.
 struct Shared<'a> {
     address: &'a str,
-    items: &'a [Item],
+    stretches: Vec<&'a [Item]>,
+    /// The next one that nobody has taken.
     next: AtomicUsize,
     stop: AtomicBool,
     stored: AtomicU64,
@@ -70,7 +74,7 @@ pub fn load(load: &Load) -> Outcome {
     let mut found = find(&load.directory)?;
     let shared = Shared {
         address: &address,
-        items: &found.items,
+        stretches: stretches(&found.items),
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         stored: AtomicU64::new(0),
@@ -137,6 +141,22 @@ pub fn load(load: &Load) -> Outcome {
     } else {
         Code::Local
     })
+}
+
+/// Cuts the files into stretches.
+fn stretches(items: &[Item]) -> Vec<&[Item]> {
+    let (mut stretches, mut rest) = (Vec::new(), items);
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take(STRETCH).take_while(|item| {
+            bytes += item.length;
+            bytes <= STRETCH_BYTES
+        });
+        let (stretch, behind) = rest.split_at(fits.count().max(1));
+        stretches.push(stretch);
+        rest = behind;
+    }
+    stretches
 }
 
 fn bar(bytes: u64) -> ProgressBar {
@@ -219,11 +239,11 @@ impl Shared<'_> {
             .map_err(Failure::from)
             .and_then(|mut client| {
                 while !self.stop.load(Ordering::Relaxed) {
-                    let start = self.next.fetch_add(STRETCH, Ordering::Relaxed);
-                    let Some(rest) = self.items.get(start..).filter(|rest| !rest.is_empty()) else {
+                    let next = self.next.fetch_add(1, Ordering::Relaxed);
+                    let Some(stretch) = self.stretches.get(next) else {
                         break;
                     };
-                    self.stretch(&mut client, &rest[..rest.len().min(STRETCH)])?;
+                    self.stretch(&mut client, stretch)?;
                 }
                 Ok(())
             });
@@ -243,7 +263,7 @@ impl Shared<'_> {
             }
         }
         let keys: Vec<&[u8]> = hashed.iter().map(|file| &file.item.key[..]).collect();
-        let there = client.hashes(&keys)?;
+        let there = self.twice(client, |client| client.hashes(&keys))?;
         for (file, there) in hashed.into_iter().zip(there) {
             if self.stop.load(Ordering::Relaxed) {
                 break;
@@ -253,7 +273,7 @@ impl Shared<'_> {
                 self.bar.inc(file.item.length);
                 continue;
             }
-            match put(client, &file) {
+            match self.twice(client, |client| put(client, &file)) {
                 Ok(_) => {
                     self.stored.fetch_add(1, Ordering::Relaxed);
                     self.stored_bytes.fetch_add(file.length, Ordering::Relaxed);
@@ -274,10 +294,28 @@ impl Shared<'_> {
         Ok(())
     }
 
+    /// Asks again on a new connection where the old one broke: the node may have been started anew,
+    /// or have ended a connection that was idle over the reading of large files. A put that had
+    /// been taken already only says the same once more.
+    fn twice<T>(
+        &self,
+        client: &mut TextClient,
+        ask: impl Fn(&mut TextClient) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        match ask(client) {
+            Err(ClientError::Broken(_)) => {
+                *client = TextClient::connect(self.address)?;
+                ask(client)
+            }
+            answer => answer,
+        }
+    }
+
     fn fault(&self, item: &Item, error: &io::Error) {
         self.bar.inc(item.length);
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        faults.push(format!("{}: {error}", item.path.display()));
+        let failure = read_fault(item.path.display(), error);
+        faults.push(failure.error.to_string());
     }
 }
 
@@ -319,4 +357,29 @@ fn put(client: &mut TextClient, file: &Hashed<'_>) -> Result<u64, ClientError> {
     }
     let mut opened = File::open(&file.item.path).map_err(ClientError::Local)?;
     client.put(key, b"", file.length, &mut opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stretch_is_bounded_by_files_and_by_bytes() {
+        let items = |lengths: &[u64]| -> Vec<Item> {
+            let item = |&length| Item {
+                path: PathBuf::new(),
+                key: Vec::new(),
+                length,
+            };
+            lengths.iter().map(item).collect()
+        };
+        let cut = |lengths: &[u64]| -> Vec<usize> {
+            let items = items(lengths);
+            stretches(&items).iter().map(|items| items.len()).collect()
+        };
+        assert!(cut(&[]).is_empty());
+        assert_eq!(cut(&[0; 130]), [64, 64, 2]);
+        assert_eq!(cut(&[STRETCH_BYTES / 2; 5]), [2, 2, 1]);
+        assert_eq!(cut(&[1, STRETCH_BYTES + 1, 1]), [1, 1, 1]);
+    }
 }

@@ -43,7 +43,9 @@ pub fn put(put: &Put) -> Outcome {
     let mut source = source(put.file.as_deref())?;
     let key = put.key.key.as_bytes();
     let mut client = connect(&put.key.node)?;
-    client.put(key, &context, source.length, &mut source.reader)?;
+    client
+        .put(key, &context, source.length, &mut source.reader)
+        .map_err(|error| source.fault(error))?;
     Ok(Code::Done)
 }
 

@@ -15,7 +15,7 @@ use node::config::Config;
 use node::running::Running;
 use rustix::fs::Mode;
 use rustix::process::{Resource, getrlimit, setrlimit, setsid, umask};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::Start;
 use crate::outcome::{Code, Failure, Naming, Outcome, say};
@@ -24,8 +24,9 @@ use crate::outcome::{Code, Failure, Naming, Outcome, say};
 const DETACHED: &str = "DYNOMITE_DETACHED";
 /// The log's name in its folder, the original's.
 const LOG: &str = "dynomite.log";
-/// Descriptors beside those of clients: the store, the sockets, a few to spare.
-const DESCRIPTORS_SPARE: u64 = 64;
+/// Descriptors beside those of clients: the store's, the sockets, 256 conversations on the control
+/// socket, clients that are being refused, and room. Without one, the store cannot even back up.
+const DESCRIPTORS_SPARE: u64 = 1024;
 
 /// `dynomite start`
 pub fn start(arguments: &Start) -> Outcome {
@@ -105,29 +106,29 @@ fn serve(arguments: &Start) -> Outcome {
         .build()
         .naming(Code::Local, "the network's threads")?;
     let result = runtime.block_on(async {
+        // From here on whoever asks it to stop is heard, if only once it serves.
+        let mut signals = Signals::listen(detached)?;
         let running = Running::start(&config, Arc::new(storage))
             .await
             .map_err(|error| Code::Refused.failure(error))?;
-        let _pidfile = Pidfile::write(arguments.pidfile.as_deref())?;
-        let mut terminate = signal(SignalKind::terminate()).naming(Code::Local, "SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).naming(Code::Local, "Ctrl-C")?;
-        // A node that nobody watches serves all the same.
-        let _ = greet(&running, &config.directory);
-        log.record(&format!("serving on {}", running.address()));
-        if detached {
-            log.take_over()?;
+        let mut pidfile = Pidfile(None);
+        // Once it serves, it stops cleanly whatever happens.
+        let ready = pidfile
+            .write(arguments.pidfile.as_deref())
+            .and_then(|()| announce(&running, &config.directory, &mut log, detached));
+        if ready.is_ok() {
+            let reason = tokio::select! {
+                () = running.asked_to_stop() => "asked to stop",
+                reason = signals.any() => reason,
+            };
+            log.note(&format!("{reason}: stopping"));
         }
-        let reason = tokio::select! {
-            () = running.asked_to_stop() => "asked to stop",
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "Ctrl-C",
-        };
-        log.note(&format!("{reason}: stopping"));
-        tokio::select! {
+        let stopped = tokio::select! {
             stopped = running.stop() => stopped.map_err(|error| Code::Refused.failure(error)),
             // Whoever presses twice does not want to wait: the log brings back what is in memory.
-            _ = interrupt.recv() => Code::Local.because("stopped before the last checkpoint"),
-        }
+            _ = signals.interrupt.recv() => Code::Local.because("stopped before the last checkpoint"),
+        };
+        ready.and(stopped)
     });
     match &result {
         Ok(()) => log.note("stopped"),
@@ -138,10 +139,48 @@ fn serve(arguments: &Start) -> Outcome {
     result.map(|()| Code::Done)
 }
 
+/// The signals that end a node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Taken and passed over: a node in the background outlives its terminal.
+    _hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn listen(detached: bool) -> Result<Self, Failure> {
+        let hangup = detached.then(|| signal(SignalKind::hangup()));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).naming(Code::Local, "SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).naming(Code::Local, "Ctrl-C")?,
+            _hangup: hangup.transpose().naming(Code::Local, "SIGHUP")?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn any(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
+        }
+    }
+}
+
+/// Tells that the node serves.
+fn announce(running: &Running, data: &Path, log: &mut Log, detached: bool) -> Result<(), Failure> {
+    // A node that nobody watches serves all the same.
+    let _ = greet(running, data);
+    log.record(&format!("serving on {}", running.address()));
+    if detached {
+        log.take_over()?;
+    }
+    Ok(())
+}
+
 fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
     let data = match directory.to_str() {
         Some("dynomite-data") => String::new(),
-        _ => format!(" --data {}", directory.display()),
+        _ => format!(" --data {}", quoted(&directory.to_string_lossy())),
     };
     say(format_args!(
         "dynomite serves {} on {} (process {})\n\
@@ -151,6 +190,15 @@ fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
         running.address(),
         std::process::id()
     ))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Makes the data folder, for its owner alone. One that is there is taken as it is.
@@ -163,21 +211,23 @@ fn folder(path: &Path) -> Result<(), Failure> {
         .naming(Code::Refused, name)
 }
 
-/// Lets this process have descriptors for its connections. Where the system's hard limit does not
-/// suffice, gives how many connections it does suffice for.
+/// Lets this process have all descriptors that it may have. Where the system's hard limit does not
+/// suffice for its connections, gives how many it does suffice for.
 fn raise_descriptors(connections: usize) -> Option<usize> {
     let mut limit = getrlimit(Resource::Nofile);
-    let wanted = connections as u64 + DESCRIPTORS_SPARE;
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return None;
-    }
-    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
-    let given = getrlimit(Resource::Nofile).current?;
-    if given >= wanted {
+    connections_of(getrlimit(Resource::Nofile).current?, connections)
+}
+
+/// How many connections so many descriptors suffice for, if for fewer than `wanted`.
+fn connections_of(descriptors: u64, wanted: usize) -> Option<usize> {
+    if descriptors >= wanted as u64 + DESCRIPTORS_SPARE {
         return None;
     }
-    usize::try_from(given.saturating_sub(DESCRIPTORS_SPARE).max(1)).ok()
+    let spare = DESCRIPTORS_SPARE.min(descriptors / 2);
+    let connections = usize::try_from((descriptors - spare).max(1)).ok()?;
+    Some(connections).filter(|connections| *connections < wanted)
 }
 
 /// Where the node notes what happens: standard error, and the log's file if there is one.
@@ -260,18 +310,25 @@ fn utc(seconds: u64) -> String {
 struct Pidfile(Option<PathBuf>);
 
 impl Pidfile {
-    fn write(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path else {
-            return Ok(Self(None));
-        };
-        fs::write(path, format!("{}\n", std::process::id())).naming(Code::Local, path.display())?;
-        Ok(Self(Some(path.to_owned())))
+    fn write(&mut self, path: Option<&Path>) -> Result<(), Failure> {
+        if let Some(path) = path {
+            fs::write(path, Self::content()).naming(Code::Local, path.display())?;
+            self.0 = Some(path.to_owned());
+        }
+        Ok(())
+    }
+
+    fn content() -> String {
+        format!("{}\n", std::process::id())
     }
 }
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        if let Some(path) = &self.0 {
+        // Another node may have written its own there since.
+        if let Some(path) = &self.0
+            && fs::read(path).is_ok_and(|content| content == Self::content().as_bytes())
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -280,6 +337,21 @@ impl Drop for Pidfile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_store_keeps_descriptors_that_no_client_takes() {
+        assert_eq!(connections_of(1 << 20, 10_000), None);
+        assert_eq!(connections_of(4096, 10_000), Some(3072));
+        assert_eq!(connections_of(1024, 10_000), Some(512));
+        assert_eq!(connections_of(1024, 100), None);
+    }
+
+    #[test]
+    fn the_folder_in_the_greeting_can_be_pasted() {
+        assert_eq!(quoted("/srv/data-1"), "/srv/data-1");
+        assert_eq!(quoted("my data"), "'my data'");
+        assert_eq!(quoted("it's; rm"), "'it'\\''s; rm'");
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

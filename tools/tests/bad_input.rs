@@ -414,3 +414,65 @@ fn a_disk_too_small_for_a_store_is_named() {
     start_refused(folder.path(), "disk/data", &[], "No space left");
     assert!(!disk.join("data/store").exists());
 }
+
+#[test]
+fn a_fetched_value_goes_into_a_device_or_through_a_link_and_keeps_the_files_mode() {
+    let folder = with_a_value();
+    let here = folder.path();
+    let node = Node::start(here, "data");
+    let fetch = |to: &str| done(here, &["get", "key", "-o", to, "--data", "data"]);
+
+    fetch("/dev/null");
+    let null = fs::metadata("/dev/null").unwrap();
+    assert!(!null.is_file() && !null.is_dir());
+
+    fs::write(here.join("old"), b"as it was").unwrap();
+    fs::set_permissions(here.join("old"), fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("old", here.join("link")).unwrap();
+    fetch("link");
+    assert!(here.join("link").symlink_metadata().unwrap().is_symlink());
+    assert_eq!(fs::read(here.join("old")).unwrap(), b"kept");
+    let mode = |name: &str| here.join(name).metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("old"), 0o640);
+
+    fetch("new");
+    // Any file that this process makes: what its umask leaves.
+    File::create(here.join("usual")).unwrap();
+    assert_eq!(mode("new"), mode("usual"));
+
+    std::os::unix::fs::symlink("nowhere", here.join("dangling")).unwrap();
+    let arguments = ["get", "key", "-o", "dangling", "--data", "data"];
+    refused(here, &arguments, 5, "leads nowhere");
+    node.stop();
+}
+
+#[test]
+fn a_file_that_says_it_is_empty_is_stored_with_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let node = Node::start(here, "data");
+    let version = "/proc/version";
+    done(here, &["put", "k", version, "--data", "data"]);
+    let stored = done(here, &["get", "k", "--data", "data"]);
+    assert_eq!(stored, fs::read_to_string(version).unwrap());
+    // One that says it is longer than it is: a page of which a line is there.
+    let shrunk = "/sys/kernel/mm/transparent_hugepage/enabled";
+    if fs::metadata(shrunk).is_ok_and(|metadata| metadata.len() > 1000) {
+        let arguments = ["put", "k", shrunk, "--data", "data"];
+        refused(here, &arguments, 5, "enabled: shrank while it was read");
+    }
+    node.stop();
+}
+
+#[test]
+fn a_pidfile_that_cannot_be_written_leaves_a_store_that_was_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let output = common::start(here, "data", &["-p", "absent/pid"]).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("absent/pid"), "{said}");
+    assert!(!here.join("data/control").exists());
+    Node::start(here, "data").stop();
+}

@@ -1,9 +1,10 @@
 //! Memory that direct I/O accepts: heap bytes whose address is a multiple of 4096.
 //!
-//! Invariants: `bytes` points to `len` initialised bytes that this buffer alone owns, allocated
-//! with `layout` of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
+//! Invariants: `bytes` points to `len` initialised bytes that this buffer alone owns, from a slab or
+//! allocated with `layout` of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
 //! the buffer does, so the kernel may write to them while the owner is passed about.
 
+use super::slab;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -27,8 +28,8 @@ impl AlignedBuf {
 
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
-        if len == 0 {
-            return Self::default();
+        if len <= slab::BLOCK_BYTES_MAX {
+            return Self::padded_copy(&[], len);
         }
         let layout = layout(len);
         // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc_zeroed` asks.
@@ -53,12 +54,7 @@ impl AlignedBuf {
         if len == 0 {
             return Self::default();
         }
-        let layout = layout(len);
-        // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc` asks.
-        let start = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
+        let start = take(len);
         // SAFETY: both ends have `bytes.len() <= len` bytes, and new memory overlaps no other.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
         // SAFETY: `bytes.len() <= len`, so this is within the allocation or at its end.
@@ -72,6 +68,17 @@ impl AlignedBuf {
     pub(super) fn is_aligned(bytes: &[u8], alignment: usize) -> bool {
         bytes.as_ptr().addr().is_multiple_of(alignment)
     }
+}
+
+/// Memory for `len` bytes, not 0, that may hold anything.
+fn take(len: usize) -> NonNull<u8> {
+    if len <= slab::BLOCK_BYTES_MAX {
+        return slab::take(len);
+    }
+    let layout = layout(len);
+    // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc` asks.
+    let start = unsafe { alloc(layout) };
+    NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
 fn layout(len: usize) -> Layout {
@@ -91,8 +98,13 @@ impl Default for AlignedBuf {
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: `zeroed` allocated these bytes with this layout, and `drop` runs once.
+        if self.len == 0 {
+        } else if self.len <= slab::BLOCK_BYTES_MAX {
+            // SAFETY: `take` gave it for this length, and `drop` runs once.
+            unsafe { slab::give(self.bytes, self.len) }
+        } else {
+            // SAFETY: `zeroed` or `take` allocated these bytes with this layout, and `drop` runs
+            // once.
             unsafe { dealloc(self.bytes.as_ptr(), layout(self.len)) }
         }
     }

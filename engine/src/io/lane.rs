@@ -24,6 +24,9 @@ use std::thread;
 /// Writes of one lane under way at once.
 const DEPTH: usize = 16;
 
+/// Bytes of one lane under way at once, unless one write has more.
+const BYTES_MAX: usize = 4 << 20;
+
 /// The most lanes. Whoever finds none writes by plain calls.
 const LANES_MAX: usize = 64;
 
@@ -146,11 +149,14 @@ impl Drop for Writes {
 impl Lane {
     fn start(&mut self, disk: &dyn Disk, offset: u64, buf: &Arc<AlignedBuf>) -> io::Result<()> {
         let slot = loop {
-            if let Some(slot) = self.slots.iter().position(Option::is_none) {
-                break slot;
-            }
-            self.enter(1)?;
+            // Before anything else, so that no buffer is held after its write has ended.
             self.complete(disk);
+            let free = self.slots.iter().position(Option::is_none);
+            let under_way: usize = self.slots.iter().flatten().map(|f| f.buf.len()).sum();
+            match free {
+                Some(slot) if under_way == 0 || under_way + buf.len() <= BYTES_MAX => break slot,
+                _ => self.enter(1)?,
+            }
         };
         self.slots[slot] = Some(Flight {
             offset,

@@ -9,6 +9,7 @@ pub mod map;
 pub(crate) mod places;
 pub mod pool;
 mod ring;
+mod slab;
 mod sys;
 
 pub use aligned::AlignedBuf;

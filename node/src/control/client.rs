@@ -1,10 +1,11 @@
 //! The command line's end of the control socket. It blocks.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use super::{Answer, NodeStatus, Request, SILENCE, SOCKET, frame, socket_path};
+use super::{Answer, Hex, NodeStatus, Request, SILENCE, SOCKET, frame, socket_path};
 use crate::storage::{BackupReport, CheckReport};
 
 /// Why the node did not answer, or not as hoped.
@@ -94,9 +95,8 @@ impl Client {
 
     /// Writes a consistent copy.
     pub fn backup(&mut self, path: &Path) -> Result<BackupReport, ControlError> {
-        match self.ask(&Request::Backup {
-            path: path.to_owned(),
-        })? {
+        let path = Hex(path.as_os_str().as_bytes().to_vec());
+        match self.ask(&Request::Backup { path })? {
             Answer::Backup(report) => Ok(report),
             other => Err(unexpected(&other)),
         }

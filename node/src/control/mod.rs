@@ -44,8 +44,8 @@ pub enum Request {
     Stop,
     /// Write a consistent copy to this new file, an absolute path.
     Backup {
-        /// Where to.
-        path: PathBuf,
+        /// Where to: a path is bytes, and need not be text.
+        path: Hex,
     },
     /// Verify the store.
     Check,

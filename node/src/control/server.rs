@@ -1,6 +1,8 @@
 //! The node's end of the control socket.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -149,6 +151,7 @@ fn answer(request: Request, backing: &Backing) -> Result<Answer, String> {
         }
         Request::Stop => Ok(Answer::Stopping),
         Request::Backup { path } => {
+            let path = PathBuf::from(OsString::from_vec(path.0));
             if !path.is_absolute() {
                 return Err(format!(
                     "the backup's path must be absolute: {}",

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use super::value::Incoming;
 use super::{Shared, linger};
@@ -30,8 +30,8 @@ const IDLE_BUFFER_BYTES: usize = 8 << 10;
 const BUSY_BUFFER_BYTES: usize = 128 << 10;
 /// The pieces in which a long reply leaves.
 const PIECE_BYTES: usize = 256 << 10;
-/// A client that is slower than this with a long command is too slow.
-const BYTES_PER_SECOND_MIN: u64 = 8 << 10;
+/// A client that is slower than this with a long command, or a long reply, is too slow.
+const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 
 /// Why a connection ends.
 enum End {
@@ -44,7 +44,7 @@ enum End {
 /// A put whose value is coming in.
 struct Putting {
     key: Vec<u8>,
-    context: Result<Context, RequestError>,
+    context: Context,
     value: Incoming,
 }
 
@@ -95,9 +95,12 @@ impl Connection<'_> {
                 Err(end) => return end,
             };
             let commands = self.commands;
+            let since = Instant::now();
             if let ControlFlow::Break(end) = self.take(&buffer[..read]).await {
                 return end;
             }
+            // What the node took for it is not the client's delay.
+            let taken = since.elapsed();
             if self.flush().await.is_err() {
                 return End::Now;
             }
@@ -105,7 +108,8 @@ impl Connection<'_> {
                 began = None;
             }
             began = self.parser.in_command().then(|| {
-                let (since, bytes) = began.unwrap_or((Instant::now(), 0));
+                let (since, bytes) =
+                    began.map_or((Instant::now(), 0), |(since, bytes)| (since + taken, bytes));
                 (since, bytes + read as u64)
             });
         }
@@ -120,9 +124,7 @@ impl Connection<'_> {
         let limits = &self.shared.limits;
         let deadline = match began {
             None => Instant::now() + limits.idle,
-            Some((since, bytes)) => {
-                since + limits.slow + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
-            }
+            Some((since, bytes)) => since + self.time(bytes),
         };
         let read = timeout_at(deadline.into(), self.stream.read(buffer));
         let read = if began.is_some() {
@@ -143,6 +145,11 @@ impl Connection<'_> {
             }
             Err(_) => Err(self.too_slow(began.is_some()).await),
         }
+    }
+
+    /// How long so many bytes may take, either way.
+    fn time(&self, bytes: u64) -> Duration {
+        self.shared.limits.slow + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
     }
 
     /// An idle client waits for no reply, so it is given none; a slow one is told.
@@ -186,8 +193,11 @@ impl Connection<'_> {
                 context,
                 length,
             } => {
-                let context = Mediator::check_context(&context);
-                let value = Incoming::begin(length, &self.shared.mediator);
+                // What is refused already is read past, and takes no place.
+                let (context, value) = match Mediator::check_context(&context) {
+                    Ok(context) => (context, Incoming::begin(length)),
+                    Err(error) => (Context::Foreign, Incoming::Refused(error)),
+                };
                 self.putting = Some(Putting {
                     key,
                     context,
@@ -199,7 +209,7 @@ impl Connection<'_> {
                     .putting
                     .as_mut()
                     .expect("the parser opens a put before its data");
-                putting.value.take(data).await;
+                putting.value.take(data, &self.shared.intake).await;
             }
             Event::PutEnd => {
                 let putting = self
@@ -255,64 +265,78 @@ impl Connection<'_> {
             value,
         } = putting;
         let mediator = Arc::clone(&self.shared.mediator);
-        let (context, value) = (context?, value.end(&mediator).await?);
-        blocking(move || mediator.put(&key, &context, &value)).await
+        let value = value.end(&self.shared.intake).await?;
+        let put = move || mediator.put(&key, &context, &value);
+        joined(&mut self.shared.intake.write(put).await).await
     }
 
     /// Answers a get: a short reply at once, a long one piece by piece.
     async fn get(&mut self, key: Vec<u8>) -> ControlFlow<End> {
-        let out = std::mem::take(&mut self.out);
-        let since = Instant::now();
-        let mediator = Arc::clone(&self.shared.mediator);
-        let result = blocking(move || Ok::<_, RequestError>(look_up(&mediator, &key, out))).await;
-        self.shared.statistics.record(Verb::Get, since.elapsed());
-        let long = match result {
-            Ok((out, Ok(long))) => {
-                self.out = out;
-                long
+        let answer = move |mediator: &Mediator| look_up(mediator, &key);
+        match self.request(Verb::Get, answer).await {
+            None => {}
+            Some(Answer::Short(reply)) if self.out.is_empty() => self.out = reply,
+            Some(Answer::Short(reply)) => self.out.extend_from_slice(&reply),
+            Some(Answer::Long(found)) => {
+                let streamed = self.stream_out(&found).await;
+                return streamed.map_or(ControlFlow::Break(End::Now), ControlFlow::Continue);
             }
-            Ok((out, Err(error))) => {
-                self.out = out;
-                self.fail(&error.to_string());
-                None
-            }
-            // The replies that stood before this one are gone with it: nothing can be said.
-            Err(_) => return ControlFlow::Break(End::Now),
-        };
-        let Some(found) = long else {
-            return ControlFlow::Continue(());
-        };
-        match self.stream_out(found).await {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(()) => ControlFlow::Break(End::Now),
         }
+        ControlFlow::Continue(())
     }
 
-    /// Writes the values of a long reply. A fault in the middle ends the connection: the client
-    /// must not take what follows for the rest of the value.
-    async fn stream_out(&mut self, found: Found) -> Result<(), ()> {
-        reply::found(&mut self.out, found.values(), &found.context);
+    /// Writes the values of a long reply. A value that cannot be read at all is told; a fault in
+    /// the middle ends the connection: the client must not take what follows for the rest of the
+    /// value. As long as the reply is under way the store keeps what it shows, so the client has
+    /// one deadline for all of it.
+    async fn stream_out(&mut self, found: &Found) -> Result<(), ()> {
+        // Whatever becomes of this reply, those before it arrive.
+        self.flush().await?;
+        let length = found.lengths().sum();
+        let deadline = Instant::now() + self.time(length);
+        let mut begun = false;
         for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
-            let mut left = reader.length();
-            reply::value(&mut self.out, left);
-            while left > 0 {
-                if self.out.len() >= PIECE_BYTES {
-                    self.flush().await?;
-                }
-                let room = PIECE_BYTES - self.out.len().min(PIECE_BYTES);
-                let piece = left.min(room as u64).max(1);
-                let mut out = std::mem::take(&mut self.out);
+            let length = reader.length();
+            let mut left = length;
+            loop {
+                let piece = left.min(PIECE_BYTES as u64);
                 let read = blocking(move || {
-                    append(&mut out, &mut reader, piece)?;
-                    Ok::<_, StorageError>((out, reader))
+                    let mut bytes = Vec::new();
+                    append(&mut bytes, &mut reader, piece)?;
+                    Ok::<_, StorageError>((bytes, reader))
                 });
-                (self.out, reader) = read.await.map_err(|_| ())?;
+                let bytes = match read.await {
+                    Ok((bytes, rest)) => {
+                        reader = rest;
+                        bytes
+                    }
+                    Err(error) if !begun => {
+                        self.fail(&error.to_string());
+                        return Ok(());
+                    }
+                    Err(_) => return Err(()),
+                };
+                if !begun {
+                    reply::found(&mut self.out, found.values(), &found.context);
+                    begun = true;
+                }
+                if left == length {
+                    reply::value(&mut self.out, length);
+                }
+                self.out.extend_from_slice(&bytes);
                 left -= piece;
+                if left == 0 {
+                    break;
+                }
+                self.flush_by(deadline).await?;
+            }
+            if self.out.len() >= PIECE_BYTES {
+                self.flush_by(deadline).await?;
             }
         }
         // The line feed leaves in the same write as the last bytes before it.
         reply::end(&mut self.out);
-        Ok(())
+        self.flush_by(deadline).await
     }
 
     /// Runs a short request, measures it, and turns its fault into a reply.
@@ -323,7 +347,12 @@ impl Connection<'_> {
     ) -> Option<T> {
         let since = Instant::now();
         let mediator = Arc::clone(&self.shared.mediator);
-        let result = blocking(move || run(&mediator)).await;
+        let run = move || run(&mediator);
+        let mut task = match verb {
+            Verb::Del => self.shared.intake.write(run).await,
+            _ => spawn_blocking(run),
+        };
+        let result = joined(&mut task).await;
         self.shared.statistics.record(verb, since.elapsed());
         match result {
             Ok(answer) => Some(answer),
@@ -344,12 +373,15 @@ impl Connection<'_> {
 
     /// Writes what has collected.
     async fn flush(&mut self) -> Result<(), ()> {
+        let deadline = Instant::now() + self.time(self.out.len() as u64);
+        self.flush_by(deadline).await
+    }
+
+    async fn flush_by(&mut self, deadline: Instant) -> Result<(), ()> {
         if self.out.is_empty() {
             return Ok(());
         }
-        let time = self.shared.limits.slow
-            + Duration::from_secs(self.out.len() as u64 / BYTES_PER_SECOND_MIN);
-        let written = timeout(time, self.stream.write_all(&self.out)).await;
+        let written = timeout_at(deadline.into(), self.stream.write_all(&self.out)).await;
         let statistics = &self.shared.statistics;
         match written {
             Ok(Ok(())) => {
@@ -374,36 +406,32 @@ impl Connection<'_> {
     }
 }
 
-/// Looks a key up and appends a reply that fits one write; a longer one is given back to be
-/// streamed.
-fn look_up(
-    mediator: &Mediator,
-    key: &[u8],
-    mut out: Vec<u8>,
-) -> (Vec<u8>, Result<Option<Found>, RequestError>) {
-    let before = out.len();
-    let mut look = || {
-        let Some(found) = mediator.get(key)? else {
-            reply::not_found(&mut out);
-            return Ok(None);
-        };
-        if found.lengths().sum::<u64>() > ONE_WRITE_BYTES as u64 {
-            return Ok(Some(found));
-        }
-        reply::found(&mut out, found.values(), &found.context);
-        for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
-            let length = reader.length();
-            reply::value(&mut out, length);
-            append(&mut out, &mut reader, length)?;
-        }
-        reply::end(&mut out);
-        Ok(None)
+/// What a get found.
+enum Answer {
+    /// The reply: it fits one write.
+    Short(Vec<u8>),
+    /// Values to be streamed.
+    Long(Found),
+}
+
+/// Looks a key up.
+fn look_up(mediator: &Mediator, key: &[u8]) -> Result<Answer, RequestError> {
+    let mut out = Vec::new();
+    let Some(found) = mediator.get(key)? else {
+        reply::not_found(&mut out);
+        return Ok(Answer::Short(out));
     };
-    let result = look();
-    if result.is_err() {
-        out.truncate(before);
+    if found.lengths().sum::<u64>() > ONE_WRITE_BYTES as u64 {
+        return Ok(Answer::Long(found));
     }
-    (out, result)
+    reply::found(&mut out, found.values(), &found.context);
+    for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
+        let length = reader.length();
+        reply::value(&mut out, length);
+        append(&mut out, &mut reader, length)?;
+    }
+    reply::end(&mut out);
+    Ok(Answer::Short(out))
 }
 
 fn append(out: &mut Vec<u8>, from: &mut Reader, length: u64) -> Result<(), StorageError> {

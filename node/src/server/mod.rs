@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::value::{Intake, UNFINISHED_BYTES_MAX};
 use crate::error::Error;
 use crate::mediator::Mediator;
 use crate::statistics::Statistics;
@@ -29,7 +30,7 @@ use crate::text::{LINGER, reply};
 
 /// Clients that are being refused at a time; more are dropped without a word, for they would
 /// hold descriptors that the node needs.
-const REFUSALS_MAX: usize = 256;
+const REFUSALS_MAX: usize = 32;
 /// Connections that may wait to be accepted. With the usual 128 a burst overflows, and those
 /// turned away try again only after a second.
 const BACKLOG: u32 = 4096;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) mediator: Arc<Mediator>,
     pub(crate) statistics: Arc<Statistics>,
     pub(crate) limits: Limits,
+    intake: Intake,
     /// True once the node stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -75,6 +77,7 @@ impl Server {
         let fault = |source| Error::listen(&format_args!("{host}:{port}"), source);
         let listener = listen(host, port).await.map_err(fault)?;
         let shared = Shared {
+            intake: Intake::new(Arc::clone(&mediator), UNFINISHED_BYTES_MAX),
             mediator,
             statistics,
             limits,

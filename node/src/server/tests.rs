@@ -310,6 +310,35 @@ fn long_values_pass_through_whole() {
 }
 
 #[test]
+fn a_damaged_long_value_is_told_and_the_replies_around_it_arrive() {
+    use std::os::unix::fs::FileExt;
+
+    let node = Node::start(|_| {});
+    let connection = &mut node.connect();
+    let value: Vec<u8> = (0..75_000u32).flat_map(u32::to_le_bytes).collect();
+    connection.put("long", b"", &value);
+    connection.put("short", b"", b"value");
+    let path = node.folder.path().join("store");
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut all = Vec::new();
+    (&file).read_to_end(&mut all).unwrap();
+    let at = all
+        .windows(4096)
+        .position(|window| window == &value[..4096])
+        .unwrap();
+    file.write_all_at(b"rot", at as u64 + 50).unwrap();
+    connection.send(b"get 5 short\nget 4 long\nget 5 short\n");
+    assert_eq!(connection.got().unwrap().1, [b"value"]);
+    let told = connection.line();
+    assert!(told.starts_with("fail "), "{told}");
+    assert_eq!(connection.got().unwrap().1, [b"value"]);
+}
+
+#[test]
 fn a_malformed_command_is_told_and_ends_its_connection() {
     let node = Node::start(|_| {});
     for (text, reason) in [
@@ -382,6 +411,33 @@ fn a_client_that_goes_in_the_middle_of_a_value_leaves_nothing() {
 }
 
 #[test]
+fn what_is_announced_takes_no_disk_before_it_comes() {
+    let node = Node::start(|_| {});
+    let before = node.allocated_bytes();
+    let mut connections: Vec<_> = (0..20).map(|_| node.connect()).collect();
+    for connection in &mut connections {
+        connection.send(b"put 1 k 0  67108864 ");
+        connection.send(&vec![0; 100_000]);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(node.allocated_bytes(), before);
+    // Once it comes, not more than sixteen of the longest are under way, and the rest waits.
+    for connection in &mut connections {
+        connection.send(&vec![0; 300_000]);
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let taken = node.allocated_bytes() - before;
+    assert!((1 << 26..17 << 26).contains(&taken), "{taken} bytes");
+    assert!(node.connect().get("k").is_none());
+    drop(connections);
+    let since = Instant::now();
+    while node.allocated_bytes() > before {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn one_connection_too_many_is_told_so_and_the_others_go_on() {
     let node = Node::start(|config| config.max_connections = 2);
     let (mut one, mut two) = (node.connect(), node.connect());
@@ -442,6 +498,7 @@ fn idle_and_slow_clients_time_out() {
 
 #[test]
 fn the_control_socket_answers_what_the_text_protocol_lacks() {
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
     let node = Node::start(|_| {});
@@ -473,6 +530,9 @@ fn the_control_socket_answers_what_the_text_protocol_lacks() {
     );
     let refused = control.backup(&backup).unwrap_err().to_string();
     assert!(refused.contains("is there already"), "{refused}");
+    let odd = std::ffi::OsStr::from_bytes(b"odd \xff\n");
+    control.backup(&node.folder.path().join(odd)).unwrap();
+    assert!(node.folder.path().join(odd).exists());
     let delete = Request::Delete {
         keys: vec![Hex(b"k".to_vec())],
     };

@@ -1,98 +1,184 @@
 //! A value on its way from a connection into the store: short ones are collected, long ones are
 //! handed on in pieces, the next piece being read while the last one is written.
+//!
+//! Invariants:
+//! - A client holds memory and disk for what it has sent, not for what it has announced: a place
+//!   is taken once a first piece is full.
+//! - The places of values that are not whole yet have [`UNFINISHED_BYTES_MAX`] together. Who finds
+//!   no room waits, and nothing more is read from that client.
+//! - Writes that wait for the disk leave threads for reads and for the control socket: see
+//!   [`WRITES_MAX`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::Writer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 
 use super::connection::joined;
-use crate::mediator::Mediator;
+use crate::mediator::{Mediator, RequestError};
 use crate::storage::{INLINE_BYTES, StorageError, Value};
 
-/// A value no longer than this is collected in memory.
-const COLLECT_BYTES: u64 = 64 << 10;
-/// The piece in which a longer one is handed on.
+/// The piece in which a long value is handed on; what is no longer is collected in memory.
 const PIECE_BYTES: usize = 256 << 10;
+/// Bytes of all places whose values are coming in: sixteen of the longest values.
+pub(super) const UNFINISHED_BYTES_MAX: usize = 1 << 30;
+/// Writes at work at a time: half of the threads that tokio gives to work that blocks.
+const WRITES_MAX: usize = 256;
+/// So long a value waits for room. A client gives up sooner.
+const ROOM_WAIT_MAX: Duration = Duration::from_mins(5);
 
-type Written = Result<Writer, StorageError>;
+/// A writer with the room that it was given, which is free again when both go.
+pub(super) struct Place {
+    writer: Writer,
+    room: OwnedSemaphorePermit,
+}
+
+type Written = Result<Place, StorageError>;
+
+/// What values need of their node.
+pub(super) struct Intake {
+    mediator: Arc<Mediator>,
+    unfinished: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+}
+
+impl Intake {
+    pub(super) fn new(mediator: Arc<Mediator>, unfinished_bytes: usize) -> Self {
+        Self {
+            mediator,
+            unfinished: Arc::new(Semaphore::new(unfinished_bytes)),
+            writes: Arc::new(Semaphore::new(WRITES_MAX)),
+        }
+    }
+
+    /// Begins what writes, once it is its turn.
+    pub(super) async fn write<T, E>(
+        &self,
+        run: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> JoinHandle<Result<T, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let turn = Arc::clone(&self.writes).acquire_owned().await;
+        let turn = turn.expect("the semaphore is never closed");
+        spawn_blocking(move || {
+            let result = run();
+            drop(turn);
+            result
+        })
+    }
+
+    /// Room for a value, once others have made some.
+    async fn room(&self, length: u64) -> Result<OwnedSemaphorePermit, StorageError> {
+        let bytes = u32::try_from(length).expect("the parser lets no longer value through");
+        let room = Arc::clone(&self.unfinished).acquire_many_owned(bytes);
+        match timeout(ROOM_WAIT_MAX, room).await {
+            Ok(room) => Ok(room.expect("the semaphore is never closed")),
+            Err(_) => Err(StorageError::Failed(
+                "too many long values were coming in at once; put it again later".to_owned(),
+            )),
+        }
+    }
+}
 
 /// A value that is coming in.
 pub(super) enum Incoming {
-    /// All of it so far.
-    Short(Vec<u8>),
+    /// All of it so far: it is short, or its first piece is not full.
+    Collected { bytes: Vec<u8>, length: u64 },
     /// What has not been handed on yet, and the writer, at work or waiting.
     Long {
         piece: Vec<u8>,
-        writer: JoinHandle<Written>,
+        place: JoinHandle<Written>,
     },
-    /// The store refused: the rest is read past, and the reason is the reply.
-    Refused(StorageError),
+    /// It was refused: the rest is read past, and the reason is the reply.
+    Refused(RequestError),
 }
 
 impl Incoming {
     /// A value of `length` bytes begins.
-    pub(super) fn begin(length: u64, mediator: &Arc<Mediator>) -> Self {
-        if length <= COLLECT_BYTES {
-            return Self::Short(Vec::with_capacity(usize::try_from(length).unwrap_or(0)));
-        }
-        let mediator = Arc::clone(mediator);
-        Self::Long {
-            piece: Vec::with_capacity(PIECE_BYTES),
-            writer: spawn_blocking(move || mediator.storage().writer(length)),
-        }
+    pub(super) fn begin(length: u64) -> Self {
+        let bytes = Vec::new();
+        Self::Collected { bytes, length }
     }
 
     /// The next bytes.
-    pub(super) async fn take(&mut self, mut data: &[u8]) {
+    pub(super) async fn take(&mut self, mut data: &[u8], intake: &Intake) {
         while !data.is_empty() {
-            match self {
-                Self::Short(bytes) => {
-                    bytes.extend_from_slice(data);
-                    return;
-                }
+            let piece = match self {
+                Self::Collected { bytes, .. } => bytes,
+                Self::Long { piece, .. } => piece,
                 Self::Refused(_) => return,
-                Self::Long { piece, writer } => {
-                    let taken = data.len().min(PIECE_BYTES - piece.len());
-                    piece.extend_from_slice(&data[..taken]);
-                    data = &data[taken..];
-                    if piece.len() < PIECE_BYTES {
-                        return;
-                    }
-                    let full = std::mem::replace(piece, Vec::with_capacity(PIECE_BYTES));
-                    match joined(writer).await {
-                        Ok(ready) => *writer = hand_on(ready, full),
-                        Err(error) => *self = Self::Refused(error),
-                    }
+            };
+            if piece.len() == PIECE_BYTES {
+                // More comes behind a full piece.
+                if let Err(error) = self.hand_on(intake).await {
+                    *self = Self::Refused(error.into());
                 }
+                continue;
             }
+            let taken = data.len().min(PIECE_BYTES - piece.len());
+            piece.extend_from_slice(&data[..taken]);
+            data = &data[taken..];
         }
     }
 
-    /// The value has come whole.
-    pub(super) async fn end(self, mediator: &Arc<Mediator>) -> Result<Value, StorageError> {
+    /// Hands the full piece on, and begins another.
+    async fn hand_on(&mut self, intake: &Intake) -> Result<(), StorageError> {
+        let next = Vec::with_capacity(PIECE_BYTES);
         match self {
-            Self::Short(bytes) if bytes.len() <= INLINE_BYTES => Ok(Value::Short(bytes)),
-            Self::Short(bytes) => {
-                let mediator = Arc::clone(mediator);
-                joined(&mut spawn_blocking(move || mediator.storage().value(bytes))).await
+            Self::Collected { bytes, length } => {
+                let length = *length;
+                let room = intake.room(length).await?;
+                let (bytes, mediator) = (std::mem::take(bytes), Arc::clone(&intake.mediator));
+                let begin = move || {
+                    let mut writer = mediator.storage().writer(length)?;
+                    writer.push(&bytes)?;
+                    Ok(Place { writer, room })
+                };
+                let place = intake.write(begin).await;
+                *self = Self::Long { piece: next, place };
+            }
+            Self::Long { piece, place } => {
+                let ready = joined(place).await?;
+                *place = push(ready, std::mem::replace(piece, next), intake).await;
+            }
+            Self::Refused(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The value has come whole.
+    pub(super) async fn end(self, intake: &Intake) -> Result<Value, RequestError> {
+        match self {
+            Self::Collected { bytes, .. } if bytes.len() <= INLINE_BYTES => Ok(Value::Short(bytes)),
+            Self::Collected { bytes, .. } => {
+                let mediator = Arc::clone(&intake.mediator);
+                let store = move || mediator.storage().value(bytes);
+                Ok(joined(&mut intake.write(store).await).await?)
             }
             Self::Refused(error) => Err(error),
-            Self::Long { piece, mut writer } => {
-                let ready = joined(&mut writer).await?;
-                let ready = joined(&mut hand_on(ready, piece)).await?;
-                joined(&mut spawn_blocking(move || {
-                    Ok(Value::Written(ready.finish()?))
-                }))
-                .await
+            Self::Long { piece, mut place } => {
+                let ready = joined(&mut place).await?;
+                let Place { writer, room } = joined(&mut push(ready, piece, intake).await).await?;
+                let finish = move || -> Result<_, StorageError> {
+                    let written = writer.finish()?;
+                    drop(room);
+                    Ok(Value::Written(written))
+                };
+                Ok(joined(&mut intake.write(finish).await).await?)
             }
         }
     }
 }
 
-fn hand_on(mut writer: Writer, piece: Vec<u8>) -> JoinHandle<Written> {
-    spawn_blocking(move || {
-        writer.push(&piece)?;
-        Ok(writer)
-    })
+async fn push(mut place: Place, piece: Vec<u8>, intake: &Intake) -> JoinHandle<Written> {
+    let push = move || {
+        place.writer.push(&piece)?;
+        Ok(place)
+    };
+    intake.write(push).await
 }

@@ -18,8 +18,9 @@ mod upkeep;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
-use engine::{Decision, Durability, Entry, NewPart, Store, Summary, Tree, Writer, Written};
+use engine::{Decision, Durability, Entry, Lsn, NewPart, Store, Summary, Tree, Writer, Written};
 
 use crate::hash::{Partition, TOKEN_BYTES, key_hash, stored_key};
 use crate::version::NodeId;
@@ -35,6 +36,13 @@ pub const INLINE_BYTES: usize = 1024;
 pub enum StorageError {
     /// The engine says no.
     Engine(engine::Error),
+    /// The engine takes no writes until it is opened again.
+    Poisoned {
+        /// What failed, and how.
+        cause: Arc<str>,
+        /// Where writes are acknowledged before they are durable: those above this may be lost.
+        buffered_above: Option<Lsn>,
+    },
     /// A bug of ours ended the request.
     Failed(String),
 }
@@ -46,10 +54,22 @@ impl fmt::Display for StorageError {
                 "the disk is full: the value was not stored; delete something, or give the disk \
                  room",
             ),
-            Self::Engine(engine::Error::Poisoned { cause, .. }) => write!(
+            Self::Poisoned {
+                cause,
+                buffered_above: None,
+            } => write!(
                 f,
                 "the store takes no writes since {cause}; what was acknowledged is safe: mend the \
                  disk and start the node again"
+            ),
+            Self::Poisoned {
+                cause,
+                buffered_above: Some(durable),
+            } => write!(
+                f,
+                "the store takes no writes since {cause}; what was acknowledged up to LSN {durable} \
+                 is safe, and what came after may be lost, for the node runs with buffered_writes: \
+                 mend the disk and start the node again"
             ),
             Self::Engine(error) => error.fmt(f),
             Self::Failed(how) => write!(f, "the node failed at this request: {how}"),
@@ -61,7 +81,7 @@ impl std::error::Error for StorageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Engine(error) => std::error::Error::source(error),
-            Self::Failed(_) => None,
+            Self::Poisoned { .. } | Self::Failed(_) => None,
         }
     }
 }
@@ -147,7 +167,19 @@ impl Storage {
     /// A place for a value of `length` bytes, more than [`INLINE_BYTES`].
     pub fn writer(&self, length: u64) -> Result<Writer, StorageError> {
         // Its place is the store's; the tree is known once an entry names it.
-        Ok(self.partitions[0].writer(length)?)
+        let writer = self.partitions[0].writer(length);
+        writer.map_err(|error| self.fault(error))
+    }
+
+    /// What a refusal means for what this node has acknowledged.
+    fn fault(&self, error: engine::Error) -> StorageError {
+        match error {
+            engine::Error::Poisoned { cause, durable } => StorageError::Poisoned {
+                cause,
+                buffered_above: (self.durability == Durability::Buffered).then_some(durable),
+            },
+            other => other.into(),
+        }
     }
 
     /// A value that has come whole.
@@ -167,8 +199,10 @@ impl Storage {
         key: &[u8],
         mut decide: impl FnMut(Option<&Entry>) -> Decision,
     ) -> Result<(), StorageError> {
+        let key_stored = stored_key(key);
         self.tree(key)
-            .update(&stored_key(key), self.durability, |old| Ok(decide(old)))?;
+            .update(&key_stored, self.durability, |old| Ok(decide(old)))
+            .map_err(|error| self.fault(error))?;
         Ok(())
     }
 

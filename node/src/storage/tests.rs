@@ -114,3 +114,24 @@ fn a_walk_over_the_tombstones_meets_each_once() {
     laid.sort();
     assert_eq!(met, laid);
 }
+
+#[test]
+fn a_store_that_takes_no_writes_says_what_is_safe() {
+    let said = |buffered_writes| {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            buffered_writes,
+            ..Config::tiny(folder.path())
+        };
+        let storage = open(&config, None).unwrap();
+        let poisoned = engine::Error::Poisoned {
+            cause: "a flush failed".into(),
+            durable: Lsn(7),
+        };
+        storage.fault(poisoned).to_string()
+    };
+    assert!(said(false).contains("what was acknowledged is safe"));
+    let buffered = said(true);
+    assert!(buffered.contains("up to LSN 7 is safe"), "{buffered}");
+    assert!(buffered.contains("may be lost"), "{buffered}");
+}

@@ -24,6 +24,8 @@ pub const META_BYTES_MAX: usize = 1024;
 pub const SIBLINGS_MAX: usize = 255;
 
 const VERSION: u8 = 1;
+/// So far a node's clock may have been ahead when it gave out a context: a day.
+const CLOCK_MS_MAX: u64 = 86_400_000;
 
 /// The versions of an entry: what its meta holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,6 +46,9 @@ pub enum VersionsError {
     /// The counts of this entry are used up; only a client that makes up contexts gets here.
     #[error("the versions of this key are used up: delete it and let its tombstone pass")]
     UsedUp,
+    /// The context names writes of this node that it has not taken.
+    #[error("the context names writes that this node has not taken: get the key again")]
+    Ahead,
     /// The meta of a stored entry is not one of ours.
     #[error("the versions stored with this key cannot be read")]
     Unreadable,
@@ -144,6 +149,15 @@ impl Versions {
             Context::Overwrite => Box::new(|_| true),
             Context::Foreign => Box::new(|_| false),
             Context::Seen(seen) => {
+                // Learnt, a count that somebody made up would use up the key's counts for ever.
+                let count = seen.count(put.node);
+                if count
+                    > known
+                        .count(put.node)
+                        .max(put.now_ms.saturating_add(CLOCK_MS_MAX))
+                {
+                    return Err(VersionsError::Ahead);
+                }
                 known.join(seen);
                 Box::new(|dot| seen.covers(dot))
             }
@@ -165,15 +179,19 @@ impl Versions {
         Ok((versions, kept))
     }
 
-    /// Takes a delete: every sibling goes, and a tombstone tells that they were known.
-    pub fn delete(&self, put: Put) -> Result<Self, VersionsError> {
+    /// Takes a delete: every sibling goes, and a tombstone tells that they were known. Where no dot
+    /// is left it says no more than that, so that such a key can be deleted.
+    #[must_use]
+    pub fn delete(&self, put: Put) -> Self {
         let mut known = self.known.clone();
-        known.learn(next_dot(&known, put)?);
-        Ok(Self {
+        if let Ok(dot) = next_dot(&known, put) {
+            known.learn(dot);
+        }
+        Self {
             known,
             siblings: Vec::new(),
             deleted_at: put.now_ms / 1000,
-        })
+        }
     }
 }
 

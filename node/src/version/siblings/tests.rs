@@ -59,7 +59,7 @@ fn an_equal_value_makes_no_sibling() {
 #[test]
 fn a_tombstone_is_remembered_and_a_put_that_had_not_seen_it_stands() {
     let (first, _) = put(&Versions::default(), &Context::Overwrite);
-    let deleted = first.delete(at(5_000)).unwrap();
+    let deleted = first.delete(at(5_000));
     assert_eq!(deleted.deleted_at(), Some(5));
     let (second, kept) = put(&deleted, &seen(&first));
     assert!(kept.is_empty() && !second.is_tombstone());
@@ -100,9 +100,19 @@ fn counts_never_pass_their_end() {
         node: NODE,
         count: COUNT_MAX,
     };
-    let context = Context::Seen([highest].into_iter().collect());
-    let result = Versions::default().put(&context, at(0), |_| false);
-    assert_eq!(result.unwrap_err(), VersionsError::UsedUp);
+    let known: VersionVector = [highest].into_iter().collect();
+    let context = Context::Seen(known.clone());
+    let forged = Versions::default().put(&context, at(0), |_| false);
+    assert_eq!(forged.unwrap_err(), VersionsError::Ahead);
+    // A key that stands there all the same can be deleted.
+    let used_up = Versions {
+        known,
+        siblings: vec![highest],
+        deleted_at: 0,
+    };
+    let refused = used_up.put(&context, at(0), |_| false);
+    assert_eq!(refused.unwrap_err(), VersionsError::UsedUp);
+    assert!(used_up.delete(at(0)).is_tombstone());
 }
 
 proptest! {
@@ -125,7 +135,7 @@ proptest! {
                 1 => (context.clone(), known.clone()),
                 2 => (Context::Overwrite, values.iter().copied().collect()),
                 _ => {
-                    versions = versions.delete(at(now_ms)).unwrap();
+                    versions = versions.delete(at(now_ms));
                     values.clear();
                     continue;
                 }

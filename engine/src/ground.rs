@@ -1,0 +1,99 @@
+//! The ground that a checkpoint's applies stand on: the cache and the disk below, free blocks for
+//! what is new. Nothing here changes what is durable: what was placed can be given back, and what
+//! was retired is only noted.
+
+use crate::cache::CachedNode;
+use crate::core::Core;
+use crate::error::Error;
+use crate::io::AlignedBuf;
+use dmerkle::format::pointer::Pointer;
+use dmerkle::tree::{Ground, Source};
+use dmerkle::{BlockId, Order, Run, TreeId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Node bytes that are gathered before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// What an apply has placed, written and retired.
+#[derive(Default)]
+pub(crate) struct NewNodes {
+    pub(crate) placed: Vec<Run>,
+    pub(crate) retired_nodes: Vec<Run>,
+    pub(crate) retired_extents: Vec<Run>,
+    pending: Vec<(u64, AlignedBuf)>,
+    pending_bytes: usize,
+}
+
+/// The ground an apply stands on: the cache and disk below, free blocks for what is new.
+pub(crate) struct CheckpointGround<'a> {
+    pub(crate) core: &'a Arc<Core>,
+    pub(crate) writes: &'a mut NewNodes,
+}
+
+impl Source for CheckpointGround<'_> {
+    type Bytes = AlignedBuf;
+    type Error = Error;
+
+    fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
+        self.core.node(tree, pointer)
+    }
+
+    fn prefetch(&mut self, tree: TreeId, pointers: &[Pointer]) {
+        self.core.prefetch(tree, pointers);
+    }
+}
+
+impl Ground for CheckpointGround<'_> {
+    fn place(&mut self, order: Order) -> Result<BlockId, Error> {
+        let start = self
+            .core
+            .space
+            .allocate_node(self.core.disk.as_ref(), order)?;
+        self.writes.placed.push(Run {
+            start,
+            units: order.units(),
+        });
+        Ok(start)
+    }
+
+    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Error> {
+        let offset = self.core.identity.geometry.offset_of(block);
+        self.writes.pending_bytes += bytes.len();
+        self.writes
+            .pending
+            .push((offset, AlignedBuf::copy_of(&bytes)));
+        if self.writes.pending_bytes >= WRITE_BYTES {
+            self.writes.flush(self.core)?;
+        }
+        Ok(())
+    }
+
+    fn retire_node(&mut self, pointer: &Pointer) {
+        self.writes.retired_nodes.push(Run {
+            start: pointer.block,
+            units: pointer.order.units(),
+        });
+    }
+
+    fn retire_extent(&mut self, run: Run) {
+        self.writes.retired_extents.push(run);
+    }
+}
+
+impl NewNodes {
+    /// Writes the gathered nodes.
+    pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Error> {
+        let bytes = std::mem::take(&mut self.pending_bytes) as u64;
+        if bytes == 0 {
+            return Ok(());
+        }
+        core.pool
+            .write_many(std::mem::take(&mut self.pending))
+            .map_err(Error::io("writing tree nodes"))?;
+        core.counters
+            .node_bytes_written
+            .fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Leading: how what has joined becomes durable.
+//!
+//! Whoever finds the queue without a leader becomes it: takes all groups, writes them, flushes
+//! once, moves the durable and the visible LSN, and tells everybody who waits.
+//!
+//! Invariants:
+//! - One leader at a time, between setting `writing` and clearing it; the queue's lock is not held
+//!   during I/O.
+//! - Nothing is acknowledged before the flush that covers its record and its extents.
+//! - A failure poisons, and is told to all who wait, those who joined meanwhile included.
+
+use crate::core::{Core, Joined};
+use crate::error::Error;
+use crate::io::{AlignedBuf, Writes};
+use crate::options::Durability;
+use crate::planted::{self, Bug};
+use crate::queue::{Group, Queue};
+use dmerkle::format::log_block::{self, GroupHeader};
+use dmerkle::{Generation, Lsn};
+use parking_lot::MutexGuard;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Core {
+    /// Sees to it that a batch that joined with a completion gets its leader.
+    pub(crate) fn hurry(
+        self: &Arc<Self>,
+        joined: &mut Joined,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        if self.is_threaded() {
+            self.log_work.notify_one();
+            return Ok(());
+        }
+        self.settle(joined, durability)
+    }
+
+    /// Waits for what was promised, leading if nobody does.
+    pub(crate) fn settle(
+        self: &Arc<Self>,
+        joined: &mut Joined,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        if let Some(writes) = joined.leads_with.take() {
+            let fate = self.lead_with(self.queue.lock(), Some(writes));
+            self.pace();
+            return fate;
+        }
+        self.pace();
+        let buffered = durability == Durability::Buffered;
+        loop {
+            if buffered && self.visible() >= joined.end {
+                return Ok(());
+            }
+            let mut queue = self.queue.lock();
+            if let Some(fate) = joined.ticket.poll() {
+                return fate;
+            }
+            if !queue.writing {
+                self.lead(queue)?;
+            } else if buffered {
+                self.moved.wait(&mut queue);
+            } else {
+                drop(queue);
+                // The leader of now, or who it hands over to, resolves the ticket.
+                return joined.ticket.wait();
+            }
+        }
+    }
+
+    /// Writes and flushes all groups, as their leader. The lock is free during I/O.
+    pub(crate) fn lead<'a>(self: &'a Arc<Self>, queue: MutexGuard<'a, Queue>) -> Result<(), Error> {
+        debug_assert!(!queue.writing, "one leader at a time");
+        self.lead_with(queue, None)
+    }
+
+    /// Leads with extents under way, which the flush covers, too.
+    fn lead_with<'a>(
+        self: &'a Arc<Self>,
+        mut queue: MutexGuard<'a, Queue>,
+        writes: Option<Writes>,
+    ) -> Result<(), Error> {
+        let groups = queue.take();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let (stamp, durable, end) = (queue.stamp, queue.durable, queue.issued);
+        let durable_waits = groups.iter().any(Group::is_durable);
+        queue.writing = true;
+        queue.set_writing_durable(durable_waits);
+        drop(queue);
+
+        let written = self.write_and_flush(&groups, writes, stamp, durable);
+        let fate = written.map_err(|error| self.poison(&error, durable));
+
+        let mut queue = self.queue.lock();
+        queue.writing = false;
+        queue.set_writing_durable(false);
+        if fate.is_ok() {
+            queue.covered = durable;
+            queue.durable = end;
+            queue.has_stamped(stamp);
+            self.show(queue.visible());
+        }
+        // Whoever joined in the meantime needs a next leader, or a timer.
+        let orphans = if fate.is_err() {
+            queue.take()
+        } else {
+            Vec::new()
+        };
+        if !queue.is_empty() {
+            self.log_work.notify_one();
+        }
+        self.moved.notify_all();
+        drop(queue);
+
+        let mut completions = Vec::new();
+        for group in groups.into_iter().chain(orphans) {
+            group.ticket.resolve(fate.clone());
+            completions.extend(group.completions);
+        }
+        if fate.is_ok() {
+            self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+            self.release_retired();
+        }
+        for (end, completion) in completions {
+            let fate = fate.clone().map(|()| end);
+            // A caller's panic is the caller's: the others must learn their fate all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
+        }
+        fate
+    }
+
+    /// From here on a crash finds the groups.
+    fn write_and_flush(
+        &self,
+        groups: &[Group],
+        writes: Option<Writes>,
+        stamp: Generation,
+        durable: Lsn,
+    ) -> Result<(), Error> {
+        let flush = || self.disk.flush().map_err(Error::io("flushing the log"));
+        if planted::has(Bug::AckBeforeFlush) {
+            flush()?;
+            return self.write_groups(groups, writes, stamp, durable);
+        }
+        self.write_groups(groups, writes, stamp, durable)?;
+        if planted::has(Bug::DropLogFlush) {
+            return Ok(());
+        }
+        flush()
+    }
+
+    /// Writes the log, beside extents that are under way. All is complete when it returns.
+    fn write_groups(
+        &self,
+        groups: &[Group],
+        mut writes: Option<Writes>,
+        stamp: Generation,
+        durable: Lsn,
+    ) -> Result<(), Error> {
+        let geometry = &self.identity.geometry;
+        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
+            Generation(0)
+        } else {
+            stamp
+        };
+        for group in groups {
+            let header = GroupHeader {
+                incarnation: self.identity.incarnation,
+                opening: self.identity.opening,
+                incarnation_start: self.identity.cut,
+                lsn: group.start,
+                durable,
+                stamp,
+            };
+            let blocks = log_block::group_blocks(geometry, group.payload.len());
+            let mut buffer =
+                AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
+            let nonce = self.identity.nonce;
+            if group.skip {
+                log_block::encode_skip(geometry, nonce, &header, &mut buffer);
+            } else {
+                log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
+            }
+            let offset = geometry.log_offset(group.start);
+            let written = match &mut writes {
+                Some(writes) => writes.start(offset, &Arc::new(buffer)),
+                None => self.disk.write(offset, &buffer),
+            };
+            written.map_err(Error::io("writing the log"))?;
+        }
+        match &mut writes {
+            Some(writes) => writes.wait().map_err(Error::io("writing the log")),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes everything that has joined durable.
+    pub(crate) fn flush_log(self: &Arc<Self>) -> Result<(), Error> {
+        let wanted = self.queue.lock().issued;
+        self.flush_log_to(wanted)
+    }
+
+    /// Makes everything up to an LSN durable. What joins meanwhile is not waited for.
+    pub(crate) fn flush_log_to(self: &Arc<Self>, wanted: Lsn) -> Result<(), Error> {
+        self.lead_until(|queue| queue.durable >= wanted)
+    }
+
+    /// Makes a log block durable that carries the newest generation.
+    pub(crate) fn stamp(self: &Arc<Self>) -> Result<(), Error> {
+        let wanted = {
+            let mut queue = self.queue.lock();
+            if queue.stamped >= queue.stamp {
+                return Ok(());
+            }
+            queue.push_stamp();
+            queue.stamp
+        };
+        self.lead_until(|queue| queue.stamped >= wanted)
+    }
+
+    /// Leads, or waits for who does, until something holds.
+    fn lead_until(self: &Arc<Self>, holds: impl Fn(&Queue) -> bool) -> Result<(), Error> {
+        loop {
+            let mut queue = self.queue.lock();
+            self.refuse_writes()?;
+            if holds(&queue) {
+                return Ok(());
+            }
+            if queue.writing {
+                self.moved.wait(&mut queue);
+            } else {
+                assert!(!queue.is_empty(), "what is waited for has joined");
+                self.lead(queue)?;
+            }
+        }
+    }
+
+    /// Waits until readers see more than they did at `seen`, leading if nobody does: an update
+    /// that met a commit that is not visible yet has nothing else to do.
+    pub(crate) fn wait_past(self: &Arc<Self>, seen: Lsn) -> Result<(), Error> {
+        let mut queue = self.queue.lock();
+        self.refuse_writes()?;
+        if self.visible() > seen || (queue.is_empty() && !queue.writing) {
+            return Ok(());
+        }
+        if queue.writing {
+            self.moved.wait(&mut queue);
+            return Ok(());
+        }
+        self.lead(queue)
+    }
+
+    /// Covers the last group of a store that has gone idle: until a later block says that it is
+    /// durable, rot there would read as a torn tail. Whether there was something to cover.
+    pub(crate) fn cover(self: &Arc<Self>) -> Result<bool, Error> {
+        {
+            let mut queue = self.queue.lock();
+            if queue.writing || !queue.is_empty() || !queue.wants_cover() {
+                return Ok(false);
+            }
+            queue.push_stamp();
+        }
+        self.lead_until(|queue| !queue.wants_cover())?;
+        Ok(true)
+    }
+}
