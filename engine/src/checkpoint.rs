@@ -546,10 +546,6 @@ impl Running {
         core.moved.notify_all();
         drop(queue);
         drop(state);
-        if planted::has(Bug::ReleaseBeforeStamp) {
-            let runs: Vec<Run> = self.retired().into_iter().map(|(run, _)| run).collect();
-            core.give_back(&runs);
-        }
     }
 }
 

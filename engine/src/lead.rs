@@ -161,6 +161,11 @@ impl Core {
         durable: Lsn,
     ) -> Result<(), Error> {
         let geometry = &self.identity.geometry;
+        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
+            Generation(0)
+        } else {
+            stamp
+        };
         for group in groups {
             let header = GroupHeader {
                 incarnation: self.identity.incarnation,

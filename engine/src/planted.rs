@@ -35,7 +35,7 @@ bugs! {
     AckBeforeFlush,
     /// What a checkpoint drops is free before its superblock is written.
     ReuseRetiredEarly,
-    /// What a checkpoint dropped is given back before a log block carries its generation.
+    /// What a checkpoint dropped is free although no log block carries its generation.
     ReleaseBeforeStamp,
     /// What a checkpoint dropped is free although a snapshot shows it.
     ReleaseWhileRead,
@@ -67,7 +67,7 @@ bugs! {
     DropSuperblockFlush,
     /// A log block carries a generation whose superblock is not durable.
     StampEarly,
-    /// The ring's tail moves before the superblock is durable.
+    /// The ring's tail moves when a checkpoint begins.
     TailEarly,
     /// The log begins one group too late for the base.
     LogStartLate,

@@ -367,8 +367,12 @@ impl<S: Subject> Crasher<'_, S> {
         };
         let env = Env::new(SimDisk::of(rotten), self.rng.number(), self.bug);
         let seen = guarded(|| {
-            let Ok(subject) = S::open(&env) else {
-                return Ok(());
+            let subject = match S::open(&env) {
+                Ok(subject) => subject,
+                Err(refusal) if place.at_opening && !S::is_honest(&refusal) => {
+                    return Err(format!("refused for another reason: {refusal}"));
+                }
+                Err(_) => return Ok(()),
             };
             match dump_and_audit(subject) {
                 Ok((_, contents)) => expected.check(&contents),

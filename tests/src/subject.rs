@@ -51,6 +51,12 @@ pub trait Subject: Sized {
         false
     }
 
+    /// Whether this refusal of [`Subject::open`] says that what it names as rotten is needed, and not
+    /// that something else, which did not rot, is damaged.
+    fn is_honest(_refusal: &str) -> bool {
+        true
+    }
+
     /// All contents, each value verified as a reader would get it.
     fn dump(&mut self) -> Result<Contents, String>;
 

@@ -43,8 +43,8 @@ pub enum Op {
     Checkpoint,
     /// Takes some steps of one.
     Step(u32),
-    /// Takes one step by step, with a commit of each change in turn between the steps.
-    Paced(Vec<Change>),
+    /// Takes one step by step, with a commit of each batch in turn between the steps.
+    Paced(Vec<Vec<Change>>),
     /// Makes durable what was buffered.
     Flush,
     /// Takes a snapshot and holds it.
@@ -259,16 +259,16 @@ impl Whole {
     }
 
     /// A whole checkpoint, in steps with other work between them.
-    fn paced(&mut self, changes: &[Change], run: &mut Run) -> Result<(), String> {
-        let mut changes = changes.iter().cycle();
+    fn paced(&mut self, batches: &[Vec<Change>], run: &mut Run) -> Result<(), String> {
+        let mut batches = batches.iter().cycle();
         for step in 0.. {
             let done = self.store()?.step().map_err(text)?;
             self.store()?.audit_owners()?;
             if done || step > 40 {
                 break;
             }
-            if let Some(change) = changes.next() {
-                self.commit(std::slice::from_ref(change), step % 3 > 0, run)?;
+            if let Some(batch) = batches.next() {
+                self.commit(batch, step % 3 > 0, run)?;
             }
         }
         Ok(())
@@ -466,9 +466,15 @@ impl Subject for Whole {
             "checkpoint" => Op::Checkpoint,
             "step" => Op::Step(1 + u32::try_from(rng.below(6)).expect("small")),
             "checkpoint with work in between" => {
-                let most = [60, 900, 3000][rng.index(3)];
+                // Small ones; ones that fill the ring; extents that fit where some were.
+                let (puts, least, most) =
+                    [(1, 0, 60), (4, 300, 800), (1, 1025, 2048)][rng.index(3)];
+                let batch = |rng: &mut Rng| {
+                    let changes = (0..puts).map(|_| some_put(rng, 5, least, most));
+                    distinct(changes.collect())
+                };
                 let some = rng.below(5);
-                Op::Paced((0..some).map(|_| some_put(rng, 5, 0, most)).collect())
+                Op::Paced((0..some).map(|_| batch(rng)).collect())
             }
             "flush" => Op::Flush,
             "snapshot held" => Op::Hold,
@@ -523,7 +529,7 @@ impl Subject for Whole {
                 }
                 Ok(())
             }
-            Op::Paced(changes) => self.paced(changes, run),
+            Op::Paced(batches) => self.paced(batches, run),
             Op::Flush => {
                 self.store()?.flush().map_err(text)?;
                 run.acknowledge_all();
@@ -604,6 +610,16 @@ impl Subject for Whole {
             | Op::Punch => true,
             Op::CreateOrDrop(_) | Op::Keep { .. } | Op::Abandon(_) | Op::Paced(_) => false,
         }
+    }
+
+    fn is_honest(refusal: &str) -> bool {
+        let honest = [
+            "the log is damaged",
+            "the newer superblock is damaged",
+            "not a Dynomite store",
+            "reading the store", // the other slot could not be read either
+        ];
+        honest.iter().any(|begin| refusal.starts_with(begin))
     }
 
     fn dump(&mut self) -> Result<Contents, String> {
