@@ -116,7 +116,7 @@ impl fmt::Display for Error {
             ),
             Self::SuperblockLost => f.write_str(
                 "the newer superblock is damaged and the log shows that space of the older one was \
-                 reused; restore from a backup, or open read-only what can be read",
+                 reused; restore from a backup",
             ),
             Self::Locked => {
                 f.write_str("the store is open in another process; stop that one first")
