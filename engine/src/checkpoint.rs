@@ -524,10 +524,13 @@ impl Running {
         core.node_units
             .store(superblock_node_units, Ordering::Relaxed);
         let usage = core.space.usage();
+        // Of a region that is not loaded, units that only the log names count as free: what is
+        // retired may be more than what is known to be allocated.
+        let live = usage.allocated_bytes.saturating_sub(usage.retired_bytes);
         core.turnover.learn(
             self.frozen.memtable.extent_units(),
             self.retired_extent_units(),
-            (usage.allocated_bytes - usage.retired_bytes) / core.identity.geometry.unit(),
+            live / core.identity.geometry.unit(),
         );
         core.retired.lock().push_back(Retired {
             generation: self.generation,
