@@ -104,8 +104,8 @@ impl fmt::Display for Error {
             Self::AcknowledgedLoss { at, durable } => write!(
                 f,
                 "the log is damaged at LSN {at}, below the acknowledged LSN {durable}: acknowledged \
-                 commits from there on cannot be read; open read-only to save what is left, or \
-                 accept the loss of everything from LSN {at}"
+                 commits from there on cannot be read; restore a backup, or accept the loss of \
+                 everything from LSN {at}"
             ),
             Self::NotAStore(why) => write!(f, "not a Dynomite store: {why}"),
             Self::FormatVersion { found } => write!(

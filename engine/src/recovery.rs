@@ -204,7 +204,10 @@ fn forget_newest(superblocks: &mut Superblocks) {
 fn not_a_store(fault: &NotAStore) -> Error {
     match fault {
         NotAStore::NewerVersion(found) => Error::FormatVersion { found: *found },
-        NotAStore::Blank => Error::NotAStore("the file is empty; its creation never ended"),
+        NotAStore::Blank => Error::NotAStore(
+            "nothing or only zeros stand where its superblocks belong: its creation never ended, or \
+             its beginning was wiped",
+        ),
         NotAStore::Foreign => Error::NotAStore("it is another kind of file"),
         NotAStore::Damaged(_) => Error::NotAStore("all four copies of its superblock are damaged"),
     }

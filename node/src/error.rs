@@ -55,6 +55,15 @@ pub enum Error {
     Storage(#[from] StorageError),
 }
 
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 impl Error {
     /// A folder that the system does not let us use.
     pub(crate) fn folder(path: &Path, source: io::Error) -> Self {
@@ -78,11 +87,14 @@ impl Error {
             EngineError::NotAStore(_) => {
                 "; move the file away, or take another data folder with --data".to_owned()
             }
-            EngineError::Corrupt(_) => {
-                "; restore a backup, or look at the file with dmerkle-inspect".to_owned()
-            }
+            EngineError::Corrupt(_) => "; restore a backup".to_owned(),
             EngineError::AcknowledgedLoss { at, .. } => {
-                format!(": `dynomite start --accept-loss {}`", at.0)
+                let folder = path.parent().unwrap_or(path);
+                format!(
+                    ": `dynomite start --data {} --accept-loss {}`",
+                    quoted(&folder.to_string_lossy()),
+                    at.0
+                )
             }
             EngineError::DiskFull => "; give the disk room".to_owned(),
             EngineError::Io { source, .. } => match source.kind() {

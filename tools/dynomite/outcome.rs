@@ -95,7 +95,7 @@ impl From<ControlError> for Failure {
                     "{error}; start one with `dynomite start`, or name its folder with --data"
                 ));
             }
-            ControlError::Broken(_) => Code::Unreachable,
+            ControlError::Broken(_) | ControlError::Denied { .. } => Code::Unreachable,
             ControlError::Failed(_) => Code::Refused,
         };
         let error = anyhow::Error::from(error);

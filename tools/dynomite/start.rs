@@ -188,7 +188,10 @@ fn announce(running: &Running, data: &Path, log: &mut Log, detached: bool) -> Re
 fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
     let data = match directory.to_str() {
         Some("dynomite-data") => String::new(),
-        _ => format!(" --data {}", quoted(&directory.to_string_lossy())),
+        _ => format!(
+            " --data {}",
+            node::error::quoted(&directory.to_string_lossy())
+        ),
     };
     say(format_args!(
         "dynomite serves {} on {} (process {})\n\
@@ -198,15 +201,6 @@ fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
         running.address(),
         std::process::id()
     ))
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Makes the data folder, for its owner alone. One that is there is taken as it is.
@@ -356,9 +350,9 @@ mod tests {
 
     #[test]
     fn the_folder_in_the_greeting_can_be_pasted() {
-        assert_eq!(quoted("/srv/data-1"), "/srv/data-1");
-        assert_eq!(quoted("my data"), "'my data'");
-        assert_eq!(quoted("it's; rm"), "'it'\\''s; rm'");
+        assert_eq!(node::error::quoted("/srv/data-1"), "/srv/data-1");
+        assert_eq!(node::error::quoted("my data"), "'my data'");
+        assert_eq!(node::error::quoted("it's; rm"), "'it'\\''s; rm'");
     }
 
     #[test]

@@ -19,6 +19,14 @@ pub enum ControlError {
         /// What the system says.
         source: io::Error,
     },
+    /// Somebody may listen, but not to this user.
+    #[error("the node's folder {} is not this user's: {source}", .folder.display())]
+    Denied {
+        /// The data folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The conversation broke off.
     #[error("the node broke off: {0}")]
     Broken(#[from] io::Error),
@@ -41,9 +49,13 @@ impl Client {
             stream.set_read_timeout(Some(SILENCE))?;
             Ok(stream)
         };
-        let stream = connect().map_err(|source| ControlError::NotRunning {
-            folder: folder.to_owned(),
-            source,
+        let stream = connect().map_err(|source: io::Error| {
+            let folder = folder.to_owned();
+            if source.kind() == io::ErrorKind::PermissionDenied {
+                ControlError::Denied { folder, source }
+            } else {
+                ControlError::NotRunning { folder, source }
+            }
         })?;
         Ok(Self { stream })
     }
