@@ -62,7 +62,7 @@ fn and_its_first_checkpoint_ends() {
     let script = [
         Op::put(b"s", b"a", b"small"),
         Op::Checkpoint,
-        Op::put(b"s", b"a", &[1; 30_000]),
+        Op::put(b"s", b"a", &vec![1; 30_000]),
         Op::put(b"s", b"a", b"small"),
         Op::Reopen(1),
         Op::Checkpoint,
