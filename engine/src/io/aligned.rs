@@ -1,10 +1,10 @@
 //! Memory that direct I/O accepts: heap bytes whose address is a multiple of 4096.
 //!
-//! Invariants: `bytes` points to `len` initialised bytes that this buffer alone owns, from a slab or
-//! allocated with `layout` of the same `len`; with `len` 0 nothing is allocated. The bytes do not move when
+//! Invariants: `bytes` points to `len` initialised bytes that this buffer alone owns, taken for the
+//! same `len` from where `source` says; with `len` 0 nothing is taken. The bytes do not move when
 //! the buffer does, so the kernel may write to them while the owner is passed about.
 
-use super::slab;
+use super::{arena, slab};
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -15,6 +15,15 @@ use std::slice;
 pub struct AlignedBuf {
     bytes: NonNull<u8>,
     len: usize,
+    source: Source,
+}
+
+/// Where memory is from.
+#[derive(Clone, Copy)]
+enum Source {
+    Slab,
+    Arena,
+    Malloc,
 }
 
 // SAFETY: the buffer owns its bytes as a `Box<[u8]>` does; nothing in it belongs to a thread.
@@ -28,14 +37,18 @@ impl AlignedBuf {
 
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
-        if len <= slab::BLOCK_BYTES_MAX {
+        if len <= arena::BYTES_MAX {
             return Self::padded_copy(&[], len);
         }
         let layout = layout(len);
         // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc_zeroed` asks.
         let bytes = unsafe { alloc_zeroed(layout) };
         match NonNull::new(bytes) {
-            Some(bytes) => Self { bytes, len },
+            Some(bytes) => Self {
+                bytes,
+                len,
+                source: Source::Malloc,
+            },
             None => handle_alloc_error(layout),
         }
     }
@@ -54,14 +67,18 @@ impl AlignedBuf {
         if len == 0 {
             return Self::default();
         }
-        let start = take(len);
+        let (start, source) = take(len);
         // SAFETY: both ends have `bytes.len() <= len` bytes, and new memory overlaps no other.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
         // SAFETY: `bytes.len() <= len`, so this is within the allocation or at its end.
         let rest = unsafe { start.as_ptr().add(bytes.len()) };
         // SAFETY: the allocation has so many bytes behind `rest`. Now all are initialised.
         unsafe { rest.write_bytes(0, len - bytes.len()) };
-        Self { bytes: start, len }
+        Self {
+            bytes: start,
+            len,
+            source,
+        }
     }
 
     /// Whether `bytes` begin where direct I/O with `alignment` accepts it.
@@ -71,14 +88,20 @@ impl AlignedBuf {
 }
 
 /// Memory for `len` bytes, not 0, that may hold anything.
-fn take(len: usize) -> NonNull<u8> {
+fn take(len: usize) -> (NonNull<u8>, Source) {
     if len <= slab::BLOCK_BYTES_MAX {
-        return slab::take(len);
+        return (slab::take(len), Source::Slab);
+    }
+    if len <= arena::BYTES_MAX
+        && let Some(start) = arena::take(len)
+    {
+        return (start, Source::Arena);
     }
     let layout = layout(len);
     // SAFETY: `len` is not 0, so the layout has a size, which is all that `alloc` asks.
     let start = unsafe { alloc(layout) };
-    NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout))
+    let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
+    (start, Source::Malloc)
 }
 
 fn layout(len: usize) -> Layout {
@@ -92,6 +115,7 @@ impl Default for AlignedBuf {
         Self {
             bytes: NonNull::dangling(),
             len: 0,
+            source: Source::Malloc,
         }
     }
 }
@@ -99,13 +123,16 @@ impl Default for AlignedBuf {
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
         if self.len == 0 {
-        } else if self.len <= slab::BLOCK_BYTES_MAX {
+            return;
+        }
+        match self.source {
             // SAFETY: `take` gave it for this length, and `drop` runs once.
-            unsafe { slab::give(self.bytes, self.len) }
-        } else {
+            Source::Slab => unsafe { slab::give(self.bytes, self.len) },
+            // SAFETY: as above.
+            Source::Arena => unsafe { arena::give(self.bytes, self.len) },
             // SAFETY: `zeroed` or `take` allocated these bytes with this layout, and `drop` runs
             // once.
-            unsafe { dealloc(self.bytes.as_ptr(), layout(self.len)) }
+            Source::Malloc => unsafe { dealloc(self.bytes.as_ptr(), layout(self.len)) },
         }
     }
 }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 /// Writes of one lane under way at once.
-const DEPTH: usize = 16;
+const DEPTH: usize = 32;
 
 /// Bytes of one lane under way at once, unless one write has more.
 const BYTES_MAX: usize = 4 << 20;

@@ -1,6 +1,7 @@
 //! Every system call on the store's file.
 
 pub mod aligned;
+mod arena;
 pub mod disk;
 pub mod file;
 mod lane;
