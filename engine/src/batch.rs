@@ -58,6 +58,22 @@ pub(crate) enum Change<'a> {
     Delete,
 }
 
+impl Change<'_> {
+    /// The parts that are given as bytes.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = &[u8]> {
+        let (plain, parts) = match self {
+            Self::PutPlain(value) => (Some(*value), &[][..]),
+            Self::Put(entry) => (None, &entry.parts[..]),
+            Self::Delete => (None, &[][..]),
+        };
+        let parts = parts.iter().filter_map(|part| match part {
+            NewPart::Bytes(bytes) => Some(&bytes[..]),
+            NewPart::Keep(_) | NewPart::Written(_) => None,
+        });
+        plain.into_iter().chain(parts)
+    }
+}
+
 /// Changes to any trees of one store that happen together. Of several changes of one key the
 /// last one counts.
 #[derive(Debug, Default)]

@@ -16,6 +16,7 @@ use crate::queue::{Completion, Full, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
 use crate::stats::Counters;
+use crate::sums::Helper;
 use crate::turnover::Turnover;
 use crate::world::World;
 use arc_swap::ArcSwap;
@@ -156,6 +157,7 @@ pub(crate) struct Core {
     /// When values written make a checkpoint due.
     pub(crate) turnover: Turnover,
     pub(crate) counters: Counters,
+    pub(crate) summing: Helper,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
     /// Why the last checkpoint of the maintenance thread ended early, if it may be tried again.
@@ -206,6 +208,7 @@ impl Core {
             checkpointer: Mutex::new(parts.checkpointer),
             retired: Mutex::new(VecDeque::new()),
             counters: Counters::default(),
+            summing: Helper::default(),
             poison: Mutex::new(None),
             poisoned: AtomicBool::new(false),
             checkpoint_error: Mutex::new(None),

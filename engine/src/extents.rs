@@ -11,6 +11,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Writes};
 use crate::planted::{self, Bug};
+use crate::sums::{Part, Summer, Sums};
 use dmerkle::format::extent::{ExtentRef, PART_BYTES_MAX, encode_extent};
 use dmerkle::{Place, Run};
 use std::io;
@@ -19,6 +20,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes that are written at once; a streaming writer gathers so many.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Bytes of parts whose sums may wait, so that memory stays bounded.
+const UNSUMMED_BYTES_MAX: usize = 4 << 20;
 
 /// An extent that is written and that no entry names yet. When the last clone is dropped and no
 /// entry was made of it, its space is given back.
@@ -42,6 +46,28 @@ impl std::fmt::Debug for Written {
 }
 
 impl Written {
+    fn new(core: &Arc<Core>, run: Run, length: u64, sums: Sums) -> Self {
+        let Sums { hash, checksums } = sums;
+        let mut reference = Vec::new();
+        let geometry = &core.identity.geometry;
+        encode_extent(
+            geometry,
+            run.start,
+            length,
+            &hash,
+            &checksums,
+            &mut reference,
+        );
+        Self(Arc::new(Inner {
+            core: Arc::clone(core),
+            run,
+            reference,
+            length,
+            hash,
+            claimed: AtomicBool::new(false),
+        }))
+    }
+
     /// Bytes of the part.
     pub fn length(&self) -> u64 {
         self.0.length
@@ -96,37 +122,19 @@ pub(crate) struct ExtentWriter {
     piece_at: u64,
     /// Bytes that are gathered, less than a piece.
     piece: Vec<u8>,
-    chunk_bytes: u64,
-    checksums: Vec<u32>,
-    /// Of the chunk that is not complete.
-    checksum: u32,
-    hasher: blake3::Hasher,
+    summer: Summer,
 }
 
 impl ExtentWriter {
     /// Takes the units for `length` bytes.
     pub(crate) fn new(core: &Arc<Core>, length: u64) -> Result<Self, Error> {
-        if length > PART_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "the part",
-                size: length,
-                limit: PART_BYTES_MAX,
-            });
-        }
-        core.refuse_writes()?;
-        let geometry = &core.identity.geometry;
-        let units = u32::try_from(geometry.units_for(length)).expect("256 MiB of units");
-        let run = core.with_room(|| core.space.allocate_extent(core.disk.as_ref(), units))?;
         Ok(Self {
             core: Arc::clone(core),
-            run: Some(run),
+            run: Some(take_units(core, length)?),
             length,
             piece_at: 0,
             piece: Vec::new(),
-            chunk_bytes: geometry.chunk_bytes(length),
-            checksums: Vec::new(),
-            checksum: 0,
-            hasher: blake3::Hasher::new(),
+            summer: Summer::new(core.identity.geometry.chunk_bytes(length)),
         })
     }
 
@@ -167,42 +175,14 @@ impl ExtentWriter {
 
     /// Starts the write of a copy, and takes checksums and hash of it meanwhile.
     fn start_piece(&mut self, writes: &mut Writes, piece: &[u8]) -> Result<(), Error> {
-        let geometry = &self.core.identity.geometry;
         let run = self.run.expect("the writer is not finished");
-        let offset = geometry.offset_of(run.start) + self.piece_at;
-        let padded = piece.len().next_multiple_of(geometry.unit_bytes as usize);
-        // The caller may change its bytes meanwhile; nobody changes the copy.
-        let copy = Arc::new(AlignedBuf::padded_copy(piece, padded));
         let is_last = self.piece_at + piece.len() as u64 == self.length;
-        if !(is_last && planted::has(Bug::LoseExtentTail)) {
-            let started = writes.start(offset, &copy);
-            started.map_err(|error| self.core.poison_extent(error))?;
-        }
-        self.core
-            .counters
-            .extent_bytes_written
-            .fetch_add(padded as u64, Ordering::Relaxed);
-        self.sum_up(&copy[..piece.len()]);
+        let copy = self
+            .core
+            .start_piece(writes, run, self.piece_at, piece, is_last)?;
+        self.summer.add(&copy[..piece.len()]);
         self.piece_at += piece.len() as u64;
         Ok(())
-    }
-
-    /// Adds the bytes at `piece_at` to the chunks' checksums and to the hash.
-    fn sum_up(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        let mut at = self.piece_at;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = usize::try_from(self.chunk_bytes - at % self.chunk_bytes)
-                .expect("a chunk is at most 4 MiB");
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            self.checksum = crc32c::crc32c_append(self.checksum, now);
-            at += now.len() as u64;
-            if at.is_multiple_of(self.chunk_bytes) {
-                self.checksums.push(std::mem::take(&mut self.checksum));
-            }
-            rest = later;
-        }
     }
 
     /// The extent, complete once its writes have ended, and durable only with the commit that
@@ -212,28 +192,9 @@ impl ExtentWriter {
     /// Panics if bytes are missing.
     pub(crate) fn finish(mut self) -> Written {
         assert_eq!(self.missing(), 0, "fewer bytes than were declared");
-        if !self.length.is_multiple_of(self.chunk_bytes) {
-            self.checksums.push(self.checksum);
-        }
         let run = self.run.take().expect("a writer is finished once");
-        let mut reference = Vec::new();
-        let hash = *self.hasher.finalize().as_bytes();
-        encode_extent(
-            &self.core.identity.geometry,
-            run.start,
-            self.length,
-            &hash,
-            &self.checksums,
-            &mut reference,
-        );
-        Written(Arc::new(Inner {
-            core: Arc::clone(&self.core),
-            run,
-            reference,
-            length: self.length,
-            hash,
-            claimed: AtomicBool::new(false),
-        }))
+        let summer = std::mem::replace(&mut self.summer, Summer::new(1));
+        Written::new(&self.core, run, self.length, summer.finish())
     }
 }
 
@@ -252,25 +213,157 @@ impl Core {
         self.poison(&Error::io("writing an extent")(error), durable)
     }
 
+    /// Starts the write of a copy of bytes that begin at `at` of an extent.
+    fn start_piece(
+        &self,
+        writes: &mut Writes,
+        run: Run,
+        at: u64,
+        piece: &[u8],
+        is_last: bool,
+    ) -> Result<Arc<AlignedBuf>, Error> {
+        let geometry = &self.identity.geometry;
+        let padded = piece.len().next_multiple_of(geometry.unit_bytes as usize);
+        // The caller may change its bytes meanwhile; nobody changes the copy.
+        let copy = Arc::new(AlignedBuf::padded_copy(piece, padded));
+        if !(is_last && planted::has(Bug::LoseExtentTail)) {
+            let started = writes.start(geometry.offset_of(run.start) + at, &copy);
+            started.map_err(|error| self.poison_extent(error))?;
+        }
+        self.counters
+            .extent_bytes_written
+            .fetch_add(padded as u64, Ordering::Relaxed);
+        Ok(copy)
+    }
+
     /// Waits until the extents are written that were started.
     pub(crate) fn complete(&self, writes: &mut Writes) -> Result<(), Error> {
         writes.wait().map_err(|error| self.poison_extent(error))
     }
 }
 
-/// Starts writing a whole part.
-pub(crate) fn start_extent(
-    core: &Arc<Core>,
-    writes: &mut Writes,
-    part: &[u8],
-) -> Result<Written, Error> {
-    let mut extent = ExtentWriter::new(core, part.len() as u64)?;
-    let taken = extent.write(writes, part);
-    if taken.is_err() {
-        // Before the units are given back.
-        let _ = writes.wait();
+/// Writes the long parts of a batch.
+pub(crate) struct PartsWriter {
+    /// Dropped first: the units may go when the writes have ended. None until there is a part.
+    writes: Option<Writes>,
+    core: Arc<Core>,
+    written: Vec<Written>,
+    /// Their writes are under way; their sums are still to be taken. They come behind `written`.
+    started: Vec<Started>,
+    started_bytes: usize,
+}
+
+/// What a [`PartsWriter`] has written, complete once the writes have ended.
+pub(crate) struct LongParts {
+    /// Dropped first, as above.
+    pub(crate) writes: Option<Writes>,
+    /// In the order in which they came.
+    pub(crate) parts: std::vec::IntoIter<Written>,
+}
+
+/// A part of one piece.
+struct Started {
+    core: Arc<Core>,
+    /// Given to [`Written`] at the end; freed if dropped before.
+    run: Option<Run>,
+    copy: Arc<AlignedBuf>,
+    length: usize,
+}
+
+impl PartsWriter {
+    pub(crate) fn new(core: &Arc<Core>) -> Self {
+        Self {
+            writes: None,
+            core: Arc::clone(core),
+            written: Vec::new(),
+            started: Vec::new(),
+            started_bytes: 0,
+        }
     }
-    taken.map(|()| extent.finish())
+
+    /// Starts writing a whole part.
+    pub(crate) fn push(&mut self, part: &[u8]) -> Result<(), Error> {
+        let core = &self.core;
+        let writes = self.writes.get_or_insert_with(|| core.pool.writes());
+        if part.len() > PIECE_BYTES {
+            let mut extent = ExtentWriter::new(core, part.len() as u64)?;
+            if let Err(error) = extent.write(writes, part) {
+                // Before the units are given back.
+                let _ = writes.wait();
+                return Err(error);
+            }
+            self.sum_up();
+            self.written.push(extent.finish());
+            return Ok(());
+        }
+        let run = take_units(core, part.len() as u64)?;
+        match core.start_piece(writes, run, 0, part, true) {
+            Ok(copy) => self.started.push(Started {
+                core: Arc::clone(core),
+                run: Some(run),
+                copy,
+                length: part.len(),
+            }),
+            Err(error) => {
+                let _ = writes.wait();
+                core.space.free(&[run]);
+                return Err(error);
+            }
+        }
+        self.started_bytes += part.len();
+        if self.started_bytes >= UNSUMMED_BYTES_MAX {
+            self.sum_up();
+        }
+        Ok(())
+    }
+
+    fn sum_up(&mut self) {
+        let geometry = &self.core.identity.geometry;
+        let parts = self.started.iter().map(|started| Part {
+            bytes: Arc::clone(&started.copy),
+            length: started.length,
+            chunk_bytes: geometry.chunk_bytes(started.length as u64),
+        });
+        let sums = self.core.summing.sum(parts.collect());
+        for (mut started, sums) in self.started.drain(..).zip(sums) {
+            let run = started.run.take().expect("nobody else takes it");
+            let length = started.length as u64;
+            self.written
+                .push(Written::new(&self.core, run, length, sums));
+        }
+        self.started_bytes = 0;
+    }
+
+    pub(crate) fn finish(mut self) -> LongParts {
+        self.sum_up();
+        LongParts {
+            writes: self.writes,
+            parts: self.written.into_iter(),
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(run) = self.run.take() {
+            self.core.space.free(&[run]);
+        }
+    }
+}
+
+/// Takes the units for a part.
+fn take_units(core: &Arc<Core>, length: u64) -> Result<Run, Error> {
+    if length > PART_BYTES_MAX {
+        return Err(Error::TooLarge {
+            what: "the part",
+            size: length,
+            limit: PART_BYTES_MAX,
+        });
+    }
+    core.refuse_writes()?;
+    let units = core.identity.geometry.units_for(length);
+    let units = u32::try_from(units).expect("256 MiB of units");
+    core.with_room(|| core.space.allocate_extent(core.disk.as_ref(), units))
 }
 
 /// Reads `into.len()` bytes of a part from `at` on, whole chunks of it checked. `at` is a

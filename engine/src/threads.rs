@@ -1,5 +1,5 @@
 //! The threads that call what the core offers: one leads the log when callers do not, one runs
-//! checkpoints and gives space back. They decide nothing that a caller could not.
+//! checkpoints and gives space back, one helps to hash. They decide nothing that a caller could not.
 
 use crate::checkpoint::Stepped;
 use crate::core::Core;
@@ -27,7 +27,7 @@ const PUNCH_BYTES_MIN: u64 = 256 * 1024;
 const PUNCH_BYTES_MAX: u64 = 1 << 20;
 
 /// What a thread does until it is told to stop.
-type Body = fn(&Arc<Core>, &AtomicBool);
+type Body = Box<dyn FnOnce() + Send>;
 
 /// The threads of an open store.
 pub(crate) struct Threads {
@@ -46,16 +46,18 @@ impl Threads {
 
     pub(crate) fn start(shared: &Arc<Core>) -> io::Result<Self> {
         let threads = Self::none();
-        let bodies: [(&str, Body); 2] = [
-            ("dynomite-log", lead_the_log),
-            ("dynomite-checkpoint", maintain),
+        let body = |body: fn(&Arc<Core>, &AtomicBool)| -> Body {
+            let (core, stop) = (Arc::clone(shared), Arc::clone(&threads.stop));
+            Box::new(move || body(&core, &stop))
+        };
+        let offers = shared.summing.begin();
+        let bodies = [
+            ("dynomite-log", body(lead_the_log)),
+            ("dynomite-checkpoint", body(maintain)),
+            ("dynomite-hash", Box::new(move || offers.serve()) as Body),
         ];
         for (name, body) in bodies {
-            let (core, stop) = (Arc::clone(shared), Arc::clone(&threads.stop));
-            let spawned = thread::Builder::new()
-                .name(name.into())
-                .spawn(move || body(&core, &stop));
-            match spawned {
+            match thread::Builder::new().name(name.into()).spawn(body) {
                 Ok(handle) => threads.handles.lock().push(handle),
                 Err(error) => {
                     threads.stop(shared);
@@ -71,6 +73,7 @@ impl Threads {
     pub(crate) fn stop(&self, core: &Core) {
         self.stop.store(true, Ordering::Release);
         core.threaded.store(false, Ordering::Release);
+        core.summing.end();
         {
             // Under the lock, so that nobody is between looking at `stop` and going to sleep.
             let _queue = core.queue.lock();

@@ -5,8 +5,7 @@ use crate::batch::{Change, NewEntry, NewPart};
 use crate::core::{Condition, Core, Joined, Prepared, Refused};
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::extents::{Written, start_extent};
-use crate::io::Writes;
+use crate::extents::{LongParts, PartsWriter, Written};
 use crate::memtable::{Op, full_key};
 use crate::options::Durability;
 use crate::queue::Completion;
@@ -151,12 +150,18 @@ impl Core {
     /// read: parts may be kept from it, and the record says what is replaced.
     fn prepare(
         self: &Arc<Self>,
-        mut changes: Changes<'_>,
+        changes: Changes<'_>,
         old: Old<'_>,
         condition: Option<Condition>,
     ) -> Result<Ready, Error> {
-        // Of several changes of one key the last one counts: a stable sort keeps their order.
-        changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let changes = only_newest(changes);
+        for (_, key, change) in &changes {
+            limit("the key", key.len(), KEY_BYTES_MAX)?;
+            if let Change::Put(entry) = change {
+                limit("the meta", entry.meta.len(), META_BYTES_MAX)?;
+                limit("the number of parts", entry.parts.len(), PARTS_MAX)?;
+            }
+        }
         let replaced = match old {
             Old::Unknown => Replaced::Unknown,
             Old::Read(None) => Replaced::Absent,
@@ -166,53 +171,40 @@ impl Core {
             Old::Unknown => None,
             Old::Read(entry) => entry,
         };
+        let mut extents = Vec::new(); // dropped behind the parts' writes
+        let mut long_parts = self.write_long_parts(&changes)?;
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
-        let mut extents = Vec::new();
-        let mut writes = None; // behind the extents, so that it is dropped before them
-        let mut changes = changes.into_iter().peekable();
-        while let Some((tree, key, change)) = changes.next() {
-            limit("the key", key.len(), KEY_BYTES_MAX)?;
-            if changes
-                .peek()
-                .is_some_and(|next| next.0 == tree && next.1 == key)
-            {
-                continue;
-            }
-            let op = match change {
+        for (tree, key, change) in changes {
+            let body = match change {
                 Change::Delete => {
                     record.push(&Operation::Delete {
                         tree,
                         key: &key,
                         replaced,
                     });
-                    Op::Delete
+                    ops.push((full_key(tree, &key).into(), Op::Delete));
+                    continue;
                 }
-                Change::Put(_) | Change::PutPlain(_) => {
-                    let body = match change {
-                        Change::Put(entry) => {
-                            self.body_of(entry, old, &mut extents, &mut writes)?
-                        }
-                        Change::PutPlain(value) => {
-                            let mut body = BodyBuilder::new(&[]);
-                            self.add_part(&mut body, value, &mut extents, &mut writes)?;
-                            body.finish()
-                        }
-                        Change::Delete => unreachable!("it is another arm"),
-                    };
-                    let body_ref = BodyRef::trusted(&body);
-                    record.push(&Operation::Put {
-                        tree,
-                        key: &key,
-                        body: body_ref,
-                        replaced,
-                    });
-                    let fingerprint = self.identity.key.of_entry(&key, body_ref);
-                    Op::Put {
-                        body: body.into(),
-                        fingerprint,
-                    }
+                Change::Put(entry) => self.body_of(entry, old, &mut long_parts, &mut extents)?,
+                Change::PutPlain(value) => {
+                    let mut body = BodyBuilder::new(&[]);
+                    add_part(&mut body, value, &mut long_parts, &mut extents);
+                    body
                 }
+            };
+            let body = body.finish();
+            let body_ref = BodyRef::trusted(&body);
+            record.push(&Operation::Put {
+                tree,
+                key: &key,
+                body: body_ref,
+                replaced,
+            });
+            let fingerprint = self.identity.key.of_entry(&key, body_ref);
+            let op = Op::Put {
+                body: body.into(),
+                fingerprint,
             };
             ops.push((full_key(tree, &key).into(), op));
         }
@@ -224,27 +216,37 @@ impl Core {
                 trees: None,
                 condition,
                 extent_bytes,
-                writes,
+                writes: long_parts.writes,
             },
             extents,
         })
     }
 
-    /// Encodes an entry; the writing of parts too long for a leaf is started.
+    /// Starts the writing of all parts that are too long for a leaf, so that the disk has work
+    /// while they are hashed.
+    fn write_long_parts(self: &Arc<Self>, changes: &Changes<'_>) -> Result<LongParts, Error> {
+        let mut parts = PartsWriter::new(self);
+        for (_, _, change) in changes {
+            for part in change.bytes().filter(|part| is_long(part)) {
+                parts.push(part)?;
+            }
+        }
+        Ok(parts.finish())
+    }
+
+    /// Encodes an entry.
     fn body_of(
         self: &Arc<Self>,
         entry: NewEntry,
         old: Option<&Entry>,
+        long_parts: &mut LongParts,
         extents: &mut Vec<Written>,
-        writes: &mut Option<Writes>,
-    ) -> Result<Vec<u8>, Error> {
-        limit("the meta", entry.meta.len(), META_BYTES_MAX)?;
-        limit("the number of parts", entry.parts.len(), PARTS_MAX)?;
+    ) -> Result<BodyBuilder, Error> {
         let mut body = BodyBuilder::new(&entry.meta);
         let mut kept = [false; PARTS_MAX];
         for part in entry.parts {
             match part {
-                NewPart::Bytes(bytes) => self.add_part(&mut body, &bytes, extents, writes)?,
+                NewPart::Bytes(bytes) => add_part(&mut body, &bytes, long_parts, extents),
                 NewPart::Written(written) => {
                     if !written.belongs_to(self) {
                         return Err(Error::BadOption("the part was written in another store"));
@@ -264,26 +266,46 @@ impl Core {
                 }
             }
         }
-        Ok(body.finish())
+        Ok(body)
     }
+}
 
-    fn add_part(
-        self: &Arc<Self>,
-        body: &mut BodyBuilder,
-        bytes: &[u8],
-        extents: &mut Vec<Written>,
-        writes: &mut Option<Writes>,
-    ) -> Result<(), Error> {
-        if bytes.len() <= INLINE_ALWAYS_BYTES {
-            body.inline(bytes);
-            return Ok(());
+/// Sorts by key; of several changes of one key the last one counts.
+fn only_newest(mut changes: Changes<'_>) -> Changes<'_> {
+    // A stable sort keeps the order of those.
+    changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    changes.dedup_by(|later, earlier| {
+        let same = (later.0, &later.1) == (earlier.0, &earlier.1);
+        if same {
+            std::mem::swap(later, earlier);
         }
-        let writes = writes.get_or_insert_with(|| self.pool.writes());
-        let written = start_extent(self, writes, bytes)?;
-        body.extent(written.reference());
-        extents.push(written);
-        Ok(())
+        same
+    });
+    changes
+}
+
+/// Whether a part is too long for a leaf.
+fn is_long(part: &[u8]) -> bool {
+    part.len() > INLINE_ALWAYS_BYTES
+}
+
+/// Adds a part, which is the next of the long ones if it is long.
+fn add_part(
+    body: &mut BodyBuilder,
+    bytes: &[u8],
+    long_parts: &mut LongParts,
+    extents: &mut Vec<Written>,
+) {
+    if !is_long(bytes) {
+        body.inline(bytes);
+        return;
     }
+    let written = long_parts
+        .parts
+        .next()
+        .expect("every long part was started");
+    body.extent(written.reference());
+    extents.push(written);
 }
 
 fn limit(what: &'static str, size: usize, limit: usize) -> Result<(), Error> {

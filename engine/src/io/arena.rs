@@ -147,23 +147,19 @@ mod tests {
             let mut owners: Vec<(usize, usize)> = Vec::new();
             for (pages, choice) in steps {
                 let pages = if choice % 4 == 0 { pages } else { pages % 40 + 1 };
-                match chunk.find(pages) {
-                    Some(first) => {
-                        for (start, taken) in &owners {
-                            prop_assert!(first + pages <= *start || start + taken <= first);
-                        }
-                        prop_assert!(first + pages <= CHUNK_PAGES);
-                        chunk.mark(first, pages, true);
-                        owners.push((first, pages));
+                if let Some(first) = chunk.find(pages) {
+                    for (start, taken) in &owners {
+                        prop_assert!(first + pages <= *start || start + taken <= first);
                     }
-                    None => {
-                        let free = (0..=CHUNK_PAGES - pages).any(|first| {
-                            (first..first + pages).all(|page| {
-                                chunk.owned[page / 64] >> (page % 64) & 1 == 0
-                            })
-                        });
-                        prop_assert!(!free, "there is room for {} pages", pages);
-                    }
+                    prop_assert!(first + pages <= CHUNK_PAGES);
+                    chunk.mark(first, pages, true);
+                    owners.push((first, pages));
+                } else {
+                    let free = (0..=CHUNK_PAGES - pages).any(|first| {
+                        (first..first + pages)
+                            .all(|page| chunk.owned[page / 64] >> (page % 64) & 1 == 0)
+                    });
+                    prop_assert!(!free, "there is room for {} pages", pages);
                 }
                 if choice % 3 == 0 && !owners.is_empty() {
                     let (first, pages) = owners.swap_remove(usize::from(choice) % owners.len());
