@@ -86,6 +86,10 @@ impl FileDisk {
             .mode(0o600)
             .open(path)?;
         lock(&cached, true)?;
+        if cached.metadata()?.nlink() == 0 {
+            // Somebody took it for a left-over before it was locked.
+            return Err(OpenError::Locked);
+        }
         if on_btrfs(&cached) {
             // Must come before the first byte. Whether it worked is seen below.
             sys::forbid_copy_on_write(&cached);

@@ -20,6 +20,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// Writes of one lane under way at once.
 const DEPTH: usize = 32;
@@ -32,6 +33,9 @@ const LANES_MAX: usize = 64;
 
 /// The most bytes that one call moves; the kernel's limit is a page under 2 GiB.
 const TRANSFER_BYTES_MAX: usize = 1 << 30;
+
+/// How often a lane whose ring has failed looks for completions.
+const GIVE_UP_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often the kernel may say "again" before plain calls take over.
 const AGAIN_MAX: u32 = 64;
@@ -130,7 +134,10 @@ impl Writes {
         let Some(mut lane) = self.lane.take() else {
             return Ok(());
         };
-        lane.wait(&*self.disk)?;
+        if let Err(error) = lane.wait(&*self.disk) {
+            lane.give_up(&*self.disk);
+            return Err(error);
+        }
         let failed = lane.error.take();
         if let Some(lanes) = &self.lanes {
             lanes.idle.lock().push(lane);
@@ -174,6 +181,19 @@ impl Lane {
                 return Ok(());
             }
             self.enter(1)?;
+        }
+    }
+
+    /// After a failure of the ring: waits for the writes that the kernel has taken. It will not take
+    /// the others, because nobody enters this ring again.
+    fn give_up(&mut self, disk: &dyn Disk) {
+        loop {
+            self.complete(disk);
+            let not_taken = self.ring.submission().len();
+            if self.slots.iter().flatten().count() <= not_taken {
+                return;
+            }
+            thread::sleep(GIVE_UP_PAUSE);
         }
     }
 
@@ -238,7 +258,8 @@ impl Lane {
 }
 
 impl Drop for Lane {
-    /// Leaks what the kernel may still read, after a failure of the ring.
+    /// Leaks what the kernel may still read, which after [`Lane::give_up`] is nothing, and in a panic
+    /// may be something.
     fn drop(&mut self) {
         for flight in self.slots.iter_mut().filter_map(Option::take) {
             mem::forget(flight.buf);
@@ -273,6 +294,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_ring_that_fails_is_told_and_not_waited_for() {
+        let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let disk = FileDisk::create(&place.path().join("file")).unwrap();
+        let Some(lanes) = disk.direct_fd().map(Lanes::new) else {
+            return;
+        };
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        disk.allocate(0, 8192).unwrap();
+        let buf = Arc::new(AlignedBuf::zeroed(4096));
+        let mut writes = Writes::new(&disk, Some(&lanes));
+        writes.start(0, &buf).unwrap();
+        let Some(lane) = writes.lane.as_mut() else {
+            return; // no rings here
+        };
+        lane.wait(&*disk).unwrap();
+        // What is no ring in its place refuses every call from now on.
+        let no_ring = std::fs::File::open("/dev/null").unwrap();
+        let (from, to) = (
+            std::os::fd::AsRawFd::as_raw_fd(&no_ring),
+            std::os::fd::AsRawFd::as_raw_fd(&lane.ring),
+        );
+        // SAFETY: both descriptors are open, and the ring's is only this test's.
+        assert_eq!(unsafe { libc::dup2(from, to) }, to);
+        assert!(writes.start(4096, &buf).is_err());
+        assert!(writes.wait().is_err());
+        assert!(lanes.idle.lock().is_empty(), "the lane is not used again");
+        writes.start(4096, &buf).unwrap();
+        writes.wait().unwrap();
     }
 
     #[test]
