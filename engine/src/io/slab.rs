@@ -20,15 +20,27 @@ pub(super) const BLOCK_BYTES_MAX: usize = BLOCK_BYTES_MIN << (SIZES - 1);
 /// Bytes that are taken from malloc at once.
 const SLAB_BYTES: usize = 1 << 20;
 
-/// Free blocks of a size that keep their pages.
-const RESIDENT_MAX: usize = 256;
+/// Free blocks of a size of which so many give their pages back when twice as many have theirs: a
+/// block that comes and goes costs no system call.
+const RELEASED_AT_ONCE: usize = 128;
 
 struct Block(NonNull<u8>);
 
 // SAFETY: a block in a list belongs to the list alone; memory is of no thread.
 unsafe impl Send for Block {}
 
-static FREE: [Mutex<Vec<Block>>; SIZES] = [const { Mutex::new(Vec::new()) }; SIZES];
+/// The free blocks of a size. The last of them, which are the next to go, have their pages.
+struct Free {
+    blocks: Vec<Block>,
+    resident: usize,
+}
+
+static FREE: [Mutex<Free>; SIZES] = [const {
+    Mutex::new(Free {
+        blocks: Vec::new(),
+        resident: 0,
+    })
+}; SIZES];
 
 /// Which list has blocks for `len` bytes, and how long those are.
 fn size_of(len: usize) -> (usize, usize) {
@@ -42,7 +54,8 @@ fn size_of(len: usize) -> (usize, usize) {
 pub(super) fn take(len: usize) -> NonNull<u8> {
     let (index, bytes) = size_of(len);
     let mut free = FREE[index].lock();
-    if let Some(block) = free.pop() {
+    if let Some(block) = free.blocks.pop() {
+        free.resident = free.resident.saturating_sub(1);
         return block.0;
     }
     let layout = Layout::from_size_align(SLAB_BYTES, BLOCK_BYTES_MIN).expect("a small constant");
@@ -53,7 +66,7 @@ pub(super) fn take(len: usize) -> NonNull<u8> {
     };
     for at in (bytes..SLAB_BYTES).step_by(bytes) {
         // SAFETY: `at` is below the slab's length.
-        free.push(Block(unsafe { slab.add(at) }));
+        free.blocks.push(Block(unsafe { slab.add(at) }));
     }
     slab
 }
@@ -65,10 +78,19 @@ pub(super) fn take(len: usize) -> NonNull<u8> {
 pub(super) unsafe fn give(block: NonNull<u8>, len: usize) {
     let (index, bytes) = size_of(len);
     let mut free = FREE[index].lock();
-    if free.len() >= RESIDENT_MAX {
-        // SAFETY: the whole pages of a block that is ours again; what they held is of no use. A
-        // refusal keeps them resident.
-        unsafe { libc::madvise(block.as_ptr().cast(), bytes, libc::MADV_DONTNEED) };
+    free.blocks.push(Block(block));
+    free.resident += 1;
+    if free.resident < 2 * RELEASED_AT_ONCE {
+        return;
     }
-    free.push(Block(block));
+    let oldest = free.blocks.len() - free.resident;
+    for block in &free.blocks[oldest..oldest + RELEASED_AT_ONCE] {
+        #[cfg(not(miri))]
+        // SAFETY: the whole pages of a free block; what they hold is of no use. A refusal keeps
+        // them resident.
+        unsafe {
+            libc::madvise(block.0.as_ptr().cast(), bytes, libc::MADV_DONTNEED);
+        }
+    }
+    free.resident -= RELEASED_AT_ONCE;
 }
