@@ -6,7 +6,7 @@
 //! Where to look:
 //! - a commit: `write` encodes, `queue` orders, `lead` writes and flushes, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`; one that never waits:
-//!   `answers`;
+//!   `answers`; many at once: `many`;
 //! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it;
 //! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
 //! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
@@ -39,6 +39,7 @@ mod extents;
 mod ground;
 pub mod io;
 mod lead;
+mod many;
 mod memtable;
 mod options;
 mod pins;
@@ -82,5 +83,6 @@ pub use value::ValueRef;
 pub use verify::{Report, Violation};
 pub use write::Decision;
 
+pub use dmerkle::diff::Difference;
 pub use dmerkle::fingerprint::FingerprintKey;
 pub use dmerkle::{Geometry, Lsn, Summary};

@@ -80,11 +80,10 @@ impl Tree {
         found.unwrap_or(Ok(None))
     }
 
-    /// The values of many keys, all as of one moment.
+    /// The values of many keys, all as of one moment; see [`Snapshot::get_many`].
     pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         self.refuse_dropped()?;
-        let snapshot = Snapshot::take(&self.core);
-        keys.iter().map(|key| snapshot.get(self, key)).collect()
+        Snapshot::take(&self.core).get_many(self, keys)
     }
 
     /// The entry of a key: meta, and parts to be read when wanted.

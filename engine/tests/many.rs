@@ -1,0 +1,94 @@
+//! Many keys at once, and two trees side by side, as single gets and a scan would show them.
+
+#![expect(clippy::unwrap_used, reason = "a panic is the report")]
+
+use engine::{Batch, Difference, Durability, Options, Store, Tree};
+use std::collections::BTreeMap;
+use tempfile::TempDir;
+
+fn store(cache_bytes: u64) -> (TempDir, Store, Tree) {
+    let program = std::env::current_exe().unwrap();
+    let dir = TempDir::new_in(program.parent().unwrap()).unwrap();
+    let options = Options {
+        log_bytes: 16 << 20,
+        cache_bytes,
+        ..Options::default()
+    };
+    let store = Store::create(dir.path().join("store"), &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    (dir, store, tree)
+}
+
+fn key(number: u32) -> [u8; 4] {
+    number.wrapping_mul(2_654_435_761).to_be_bytes()
+}
+
+fn put(store: &Store, tree: &Tree, numbers: impl IntoIterator<Item = u32>, word: &str) {
+    let mut batch = Batch::new();
+    for number in numbers {
+        batch.put(tree, &key(number), format!("{word} {number}").into_bytes());
+    }
+    store.commit(batch, Durability::Buffered).unwrap();
+}
+
+#[test]
+fn get_many_answers_what_single_gets_do_from_memtable_cache_and_disk() {
+    // A cache of a few nodes: most of them come from the disk, some in the same call again.
+    for cache_bytes in [64 << 10, 64 << 20] {
+        let (_dir, store, tree) = store(cache_bytes);
+        put(&store, &tree, 0..20_000, "base");
+        store.checkpoint().unwrap();
+        put(&store, &tree, (0..20_000).step_by(7), "newer");
+        let mut batch = Batch::new();
+        for number in (0..20_000).step_by(11) {
+            batch.delete(&tree, &key(number));
+        }
+        store.commit(batch, Durability::Buffered).unwrap();
+        let wanted: Vec<[u8; 4]> = (0..30_000).step_by(3).chain([9, 9, 0]).map(key).collect();
+        let wanted: Vec<&[u8]> = wanted.iter().map(|key| &key[..]).collect();
+        let singly: Vec<_> = wanted.iter().map(|key| tree.get(key).unwrap()).collect();
+        assert!(singly.iter().any(Option::is_none) && singly.iter().any(Option::is_some));
+        assert_eq!(tree.get_many(&wanted).unwrap(), singly);
+        let snapshot = store.snapshot();
+        tree.delete_range(&[], None).unwrap();
+        assert_eq!(snapshot.get_many(&tree, &wanted).unwrap(), singly);
+        let deleted = 20_000_u64.div_ceil(11);
+        assert_eq!(snapshot.count(&tree).unwrap(), 20_000 - deleted);
+        assert!(tree.get_many(&wanted).unwrap().iter().all(Option::is_none));
+        assert_eq!(tree.get_many(&[]).unwrap(), Vec::<Option<Vec<u8>>>::new());
+    }
+}
+
+#[test]
+fn the_diff_of_two_snapshots_is_what_changed_between_them() {
+    let (_dir, store, tree) = store(64 << 20);
+    put(&store, &tree, 0..10_000, "old");
+    store.checkpoint().unwrap();
+    let before = store.snapshot();
+    put(&store, &tree, (0..10_000).step_by(97), "new");
+    put(&store, &tree, 10_000..10_050, "added");
+    tree.delete(&key(5)).unwrap();
+    for in_base in [false, true] {
+        if in_base {
+            store.checkpoint().unwrap();
+        }
+        let after = store.snapshot();
+        let mut found = BTreeMap::new();
+        let visit = |difference: Difference| {
+            let sides = (difference.mine.is_some(), difference.theirs.is_some());
+            assert_eq!(found.insert(difference.key, sides), None, "told once");
+        };
+        before.diff(&tree, &after, &tree, visit).unwrap();
+        let changed = (0..10_000).step_by(97).map(|number| (number, (true, true)));
+        let added = (10_000..10_050).map(|number| (number, (false, true)));
+        let expected: BTreeMap<_, _> = changed
+            .chain(added)
+            .chain([(5, (true, false))])
+            .map(|(number, sides)| (key(number).to_vec(), sides))
+            .collect();
+        assert_eq!(found, expected);
+        let mut none = 0;
+        after.diff(&tree, &after, &tree, |_| none += 1).unwrap();
+        assert_eq!(none, 0);
+    }
+}
