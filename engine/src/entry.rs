@@ -8,6 +8,7 @@ use crate::view::View;
 use dmerkle::Sum;
 use dmerkle::fingerprint::part_hash;
 use dmerkle::format::body::{BodyRef, PartRef};
+use std::borrow::Cow;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
@@ -116,6 +117,62 @@ impl Entry {
     pub fn fingerprint(&self) -> Sum {
         let key = &self.core.identity.key;
         key.of_entry(&self.key, self.body())
+    }
+}
+
+/// An entry in place, as a visit shows it.
+#[derive(Clone, Copy)]
+pub struct EntryRef<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) key: &'a [u8],
+    pub(crate) body: BodyRef<'a>,
+}
+
+impl<'a> EntryRef<'a> {
+    /// The entry's key.
+    pub fn key(&self) -> &'a [u8] {
+        self.key
+    }
+
+    /// The entry's meta, 0 to 1024 bytes.
+    pub fn meta(&self) -> &'a [u8] {
+        self.body.meta()
+    }
+
+    /// How many parts.
+    pub fn parts_len(&self) -> usize {
+        self.body.parts_len()
+    }
+
+    /// The first part, in place if it stands in the leaf, else read and verified; `None` for an
+    /// entry without parts.
+    pub fn value(&self) -> Result<Option<Cow<'a, [u8]>>, Error> {
+        match self.body.parts().next() {
+            None => Ok(None),
+            Some(PartRef::Inline(bytes)) => Ok(Some(Cow::Borrowed(bytes))),
+            Some(PartRef::Extent(extent)) => {
+                read_extent(&self.view.core, extent).map(|part| Some(Cow::Owned(part)))
+            }
+        }
+    }
+
+    /// The entry's fingerprint under the store's key.
+    pub fn fingerprint(&self) -> Sum {
+        self.view.core.identity.key.of_entry(self.key, self.body)
+    }
+
+    /// The entry, to be kept.
+    pub fn to_entry(&self) -> Entry {
+        Entry::new(self.view, self.key, self.body.as_bytes().into())
+    }
+}
+
+impl std::fmt::Debug for EntryRef<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EntryRef")
+            .field("key", &self.key)
+            .field("parts", &self.parts_len())
+            .finish_non_exhaustive()
     }
 }
 

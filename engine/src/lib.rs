@@ -70,7 +70,7 @@ mod write;
 
 pub use backup::BackupReport;
 pub use batch::{Batch, NewEntry, NewPart};
-pub use entry::{Entry, Reader};
+pub use entry::{Entry, EntryRef, Reader};
 pub use error::Error;
 pub use extents::Written;
 pub use options::{Backend, Durability, Options};

@@ -6,7 +6,7 @@
 
 use crate::cache::CachedNode;
 use crate::core::Core;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::io::AlignedBuf;
 use crate::memtable::{Op, full_key, split_key};
@@ -15,6 +15,7 @@ use crate::snapshot::Snapshot;
 use crate::tree::Tree;
 use crate::view::View;
 use dmerkle::diff::Contents;
+use dmerkle::format::body::BodyRef;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{
     Cursor, Direction, Position, Range as KeyRange, RangeSummary, Root, Source, Split,
@@ -22,7 +23,7 @@ use dmerkle::tree::{
 use dmerkle::{Sum, Summary, TreeId};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 /// Operations that a walk takes from a memtable at once.
@@ -192,22 +193,46 @@ impl Range {
         core.prefetch(self.tree, &pointers);
     }
 
+    /// The nearest key that a memtable has, as a full key.
+    fn nearest(&mut self, view: &View) -> Option<Box<[u8]>> {
+        let back = self.back;
+        let mut nearest: Option<&Box<[u8]>> = None;
+        for newer in &mut self.newer {
+            if let Some((key, _)) = newer.peek(view, back)
+                && nearest.is_none_or(|nearest| precedes(key, nearest, back))
+            {
+                nearest = Some(key);
+            }
+        }
+        nearest.cloned()
+    }
+
+    /// Takes the nearest key's operations out of the memtables' pages: the body that the newest
+    /// one puts, if it does.
+    fn take_newest(&mut self, view: &View, key: &[u8]) -> Option<Arc<[u8]>> {
+        let mut newest = None;
+        for newer in &mut self.newer {
+            if newer
+                .peek(view, self.back)
+                .is_some_and(|(other, _)| **other == *key)
+            {
+                let (_, op) = newer.page.pop_front().expect("it was peeked at");
+                newest.get_or_insert(op);
+            }
+        }
+        match newest {
+            Some(Op::Put { body, .. }) => Some(body),
+            Some(Op::Delete) | None => None,
+        }
+    }
+
     /// The next entry: whichever of the memtables and the base has the nearest key, the newest of
     /// those that have it.
     fn advance(&mut self) -> Result<Option<Entry>, Error> {
         let held = self.snapshot.held()?;
         let (view, back) = (&held.view, self.back);
         loop {
-            let mut nearest: Option<Box<[u8]>> = None;
-            for newer in &mut self.newer {
-                if let Some((key, _)) = newer.peek(view, back)
-                    && nearest
-                        .as_ref()
-                        .is_none_or(|nearest| precedes(key, nearest, back))
-                {
-                    nearest = Some(key.clone());
-                }
-            }
+            let nearest = self.nearest(view);
             if self.base_stands()? {
                 let cursor_key = self.base.key();
                 let order = nearest
@@ -235,21 +260,74 @@ impl Range {
             let Some(key) = nearest else {
                 return Ok(None);
             };
-            let mut newest = None;
-            for newer in &mut self.newer {
-                if newer
-                    .peek(view, back)
-                    .is_some_and(|(other, _)| *other == key)
-                {
-                    let (_, op) = newer.page.pop_front().expect("it was peeked at");
-                    newest.get_or_insert(op);
-                }
-            }
-            if let Some(Op::Put { body, .. }) = newest {
-                let entry = Entry::new(view, split_key(&key).1, body);
-                return Ok(Some(entry));
+            if let Some(body) = self.take_newest(view, &key) {
+                return Ok(Some(Entry::new(view, split_key(&key).1, body)));
             }
         }
+    }
+
+    /// Shows all entries from here on in place, until `show` breaks off: a leaf's entries without
+    /// a look at anything else, up to the next key that a memtable has.
+    fn visit(
+        &mut self,
+        mut show: impl FnMut(EntryRef<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        debug_assert!(!self.back, "leaves are shown in ascending order");
+        let mut key = Vec::new();
+        while !self.done {
+            let held = self.snapshot.held()?;
+            let view = &held.view;
+            let nearest = self.nearest(view);
+            let newer = nearest.as_deref().map(|full| split_key(full).1);
+            if self.base_stands()? {
+                let (leaf, at) = self.base.leaf();
+                let mut end = leaf.count();
+                if let Some(high) = self.high.as_deref()
+                    && leaf.high().is_none_or(|fence| high < fence)
+                {
+                    end = leaf.position(high).0;
+                }
+                let mut replaced = false;
+                if let Some((position, found)) = newer.map(|newer| leaf.position(newer))
+                    && position < end
+                {
+                    end = position.max(at);
+                    replaced = found;
+                }
+                for index in at..end {
+                    let entry_key = leaf.entry_key(index);
+                    key.clear();
+                    entry_key.append_to(&mut key);
+                    let body = leaf.body(index);
+                    if show(EntryRef {
+                        view,
+                        key: &key,
+                        body,
+                    })
+                    .is_break()
+                    {
+                        return Ok(());
+                    }
+                }
+                if end > at {
+                    self.base.skip(end - at);
+                    continue;
+                }
+                if replaced {
+                    self.base.skip(1);
+                }
+            }
+            let Some(full) = nearest else {
+                return Ok(());
+            };
+            if let Some(body) = self.take_newest(view, &full) {
+                let (key, body) = (split_key(&full).1, BodyRef::trusted(&body));
+                if show(EntryRef { view, key, body }).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -275,6 +353,18 @@ impl Snapshot {
     /// The entries in `low..high` (no upper bound if `None`), ascending.
     pub fn range(&self, tree: &Tree, low: &[u8], high: Option<&[u8]>) -> Range {
         Range::new(self, tree.id(), low, high, false)
+    }
+
+    /// Shows `visit` the entries in `low..high`, ascending, in place, until it breaks off.
+    /// Nothing is copied, and a leaf is looked at once.
+    pub fn visit(
+        &self,
+        tree: &Tree,
+        low: &[u8],
+        high: Option<&[u8]>,
+        visit: impl FnMut(EntryRef<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        Range::new(self, tree.id(), low, high, false).visit(visit)
     }
 
     /// The same entries, descending.
@@ -402,10 +492,33 @@ impl Contents for SnapshotContents {
         high: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Sum)>, Error> {
-        Range::new(&self.snapshot, self.tree, low, high, false)
-            .take(limit)
-            .map(|entry| entry.map(|entry| (entry.key().to_vec(), entry.fingerprint())))
-            .collect()
+        let mut entries = Vec::new();
+        self.visit(low, high, limit, &mut |key, sum| {
+            entries.push((key.to_vec(), sum));
+        })?;
+        Ok(entries)
+    }
+
+    fn visit(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Sum),
+    ) -> Result<(), Error> {
+        let mut left = limit;
+        if left == 0 {
+            return Ok(());
+        }
+        Range::new(&self.snapshot, self.tree, low, high, false).visit(|entry| {
+            visit(entry.key(), entry.fingerprint());
+            left -= 1;
+            if left == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
     }
 }
 

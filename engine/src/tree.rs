@@ -2,7 +2,7 @@
 
 use crate::batch::{Change, NewEntry};
 use crate::core::Core;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::extents::{ExtentWriter, Written, read_extent};
 use crate::io::Writes;
@@ -14,6 +14,7 @@ use crate::write::Decision;
 use dmerkle::format::body::{BodyRef, INLINE_ALWAYS_BYTES, PartRef};
 use dmerkle::{Lsn, Summary, TreeId};
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -195,6 +196,18 @@ impl Tree {
     /// The same entries, descending.
     pub fn range_back(&self, low: &[u8], high: Option<&[u8]>) -> Range {
         Snapshot::take(&self.core).range_back(self, low, high)
+    }
+
+    /// Shows `visit` the entries in `low..high` as they are now, in place; see
+    /// [`Snapshot::visit`].
+    pub fn visit(
+        &self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        visit: impl FnMut(EntryRef<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.refuse_dropped()?;
+        Snapshot::take(&self.core).visit(self, low, high, visit)
     }
 
     /// Count and fingerprint of the entries in `low..high` as they are now.

@@ -2,8 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is the report")]
 
-use engine::{Batch, Difference, Durability, Options, Store, Tree};
+use engine::{Batch, Difference, Durability, EntryRef, Options, Store, Tree};
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use tempfile::TempDir;
 
 fn store(cache_bytes: u64) -> (TempDir, Store, Tree) {
@@ -56,6 +57,57 @@ fn get_many_answers_what_single_gets_do_from_memtable_cache_and_disk() {
         assert_eq!(snapshot.count(&tree).unwrap(), 20_000 - deleted);
         assert!(tree.get_many(&wanted).unwrap().iter().all(Option::is_none));
         assert_eq!(tree.get_many(&[]).unwrap(), Vec::<Option<Vec<u8>>>::new());
+    }
+}
+
+#[test]
+fn a_visit_shows_what_a_range_walks_wherever_the_entries_are() {
+    let (_dir, store, tree) = store(64 << 20);
+    put(&store, &tree, 0..3000, "base");
+    tree.put(&key(77), &[7; 5000]).unwrap();
+    store.checkpoint().unwrap();
+    put(&store, &tree, (0..3300).step_by(13), "newer");
+    let mut batch = Batch::new();
+    for number in (0..3300).step_by(17) {
+        batch.delete(&tree, &key(number));
+    }
+    store.commit(batch, Durability::Buffered).unwrap();
+    let snapshot = store.snapshot();
+    put(&store, &tree, 0..500, "too new");
+    let bounds: Vec<Option<[u8; 4]>> = (0..40).map(|n| Some(key(n * 97))).chain([None]).collect();
+    for low in bounds.iter().map(|low| low.unwrap_or_default()) {
+        for high in bounds
+            .iter()
+            .map(|high| high.as_ref().map(|high| &high[..]))
+        {
+            let walked: Vec<_> = snapshot
+                .range(&tree, &low, high)
+                .map(|entry| entry.unwrap())
+                .map(|entry| (entry.key().to_vec(), entry.part(0).unwrap().unwrap()))
+                .collect();
+            let (mut visited, mut left) = (Vec::new(), walked.len() / 2);
+            let show = |entry: EntryRef<'_>| {
+                let value = entry.value().unwrap().unwrap().into_owned();
+                assert_eq!(entry.to_entry().key(), entry.key());
+                visited.push((entry.key().to_vec(), value));
+                ControlFlow::Continue(())
+            };
+            snapshot.visit(&tree, &low, high, show).unwrap();
+            assert_eq!(visited, walked, "from {low:?} to {high:?}");
+            // Who has seen enough is shown no more.
+            let mut shown = 0;
+            let show = |_: EntryRef<'_>| {
+                shown += 1;
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            snapshot.visit(&tree, &low, high, show).unwrap();
+            assert_eq!(shown, walked.len().min((walked.len() / 2).max(1)));
+        }
     }
 }
 

@@ -119,6 +119,21 @@ impl<B: AsRef<[u8]>> Cursor<B> {
         Position::Entry
     }
 
+    /// Goes `count` entries up, at most to behind the last entry of the leaf.
+    ///
+    /// # Panics
+    /// Panics if the cursor stands on no entry, or past the leaf's end.
+    pub fn skip(&mut self, count: usize) -> Position {
+        let (leaf, at) = self.leaf();
+        let (to, entries) = (at + count, leaf.count());
+        assert!(to <= entries, "the leaf has no more entries");
+        if to == entries {
+            return self.leave_leaf(Direction::Forward);
+        }
+        self.path.last_mut().expect("on an entry").1 = to;
+        self.position
+    }
+
     /// Where the cursor stands.
     pub fn position(&self) -> Position {
         self.position
