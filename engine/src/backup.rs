@@ -267,7 +267,11 @@ fn empty_ring(copy: &Core) {
     while at < free_end {
         let to_end = ring - at % ring;
         let bytes = (free_end - at).min(to_end);
-        if copy.disk.punch(geometry.log_offset(Lsn(at)), bytes).is_err() {
+        if copy
+            .disk
+            .punch(geometry.log_offset(Lsn(at)), bytes)
+            .is_err()
+        {
             return;
         }
         at += bytes;

@@ -121,9 +121,15 @@ impl Error {
             // What file systems and drivers say of a medium that does not give its bytes.
             Self::Io { source, .. } => {
                 source.kind() == io::ErrorKind::UnexpectedEof
-                    || [libc::EIO, libc::ENODATA, libc::EILSEQ, libc::EBADMSG, libc::EUCLEAN]
-                        .map(Some)
-                        .contains(&source.raw_os_error())
+                    || [
+                        libc::EIO,
+                        libc::ENODATA,
+                        libc::EILSEQ,
+                        libc::EBADMSG,
+                        libc::EUCLEAN,
+                    ]
+                    .map(Some)
+                    .contains(&source.raw_os_error())
             }
             _ => false,
         }

@@ -82,4 +82,4 @@ pub use verify::{Report, Violation};
 pub use write::Decision;
 
 pub use dmerkle::fingerprint::FingerprintKey;
-pub use dmerkle::{Geometry, Lsn, Summary};
+pub use dmerkle::{Geometry, Lsn, Summary, TreeId};

@@ -65,8 +65,8 @@ impl Store {
     }
 
     fn open_with(path: &Path, options: &Options, ring: Ring) -> Result<Self, Error> {
-        let disk = FileDisk::open(path)
-            .map_err(|error| open_error(error, "opening the store's file"))?;
+        let disk =
+            FileDisk::open(path).map_err(|error| open_error(error, "opening the store's file"))?;
         Self::start(Arc::new(disk), options, Access::Write(ring))
     }
 

@@ -7,9 +7,9 @@
 mod common;
 
 use common::{folder, places, rot, small, value};
-use engine::{Batch, Durability, Error, FingerprintKey, NewEntry, NewPart, Options, Store};
 use dmerkle::format::superblock::{SUPERBLOCK_BYTES, Slot, Superblock};
 use dmerkle::geometry::SUPERBLOCK_OFFSETS;
+use engine::{Batch, Durability, Error, FingerprintKey, NewEntry, NewPart, Options, Store};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
