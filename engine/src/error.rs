@@ -118,8 +118,9 @@ impl Error {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Corrupt(_) | Self::Damaged { .. } => true,
-            // What file systems and drivers say of a medium that does not give its bytes.
-            Self::Io { source, .. } => {
+            // What file systems and drivers say of a medium that does not give its bytes. What cannot
+            // be written is another matter.
+            Self::Io { doing, source } if doing.starts_with("reading") => {
                 source.kind() == io::ErrorKind::UnexpectedEof
                     || [
                         libc::EIO,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use node::client::{ClientError, Got, Held, TextClient};
 use node::control::{Client, hex, unhex};
-use node::storage::BackupReport;
+use node::storage::{BackupReport, shown};
 use serde_json::json;
 
 use crate::arguments::{Backup, Folder, Get, Key, Node, Put, Reporting, Restore};
@@ -29,7 +29,10 @@ fn connect(node: &Node) -> Result<TextClient, Failure> {
 
 /// The sentence of an absent key.
 fn absent(key: &Key) -> Failure {
-    Code::Absent.failure(format_args!("there is no key {}", key.key.display()))
+    Code::Absent.failure(format_args!(
+        "there is no key {}",
+        shown(key.key.as_bytes())
+    ))
 }
 
 /// `dynomite put`
@@ -80,7 +83,7 @@ pub fn get(get: &Get) -> Outcome {
         return Code::Refused.because(format_args!(
             "{} has {values} values from concurrent puts: take one with --sibling 1 to {values}, \
              and put the one that shall stand",
-            get.key.key.display()
+            shown(key)
         ));
     }
     if wanted >= values {

@@ -259,7 +259,7 @@ fn damage_in_the_log_is_given_up_only_when_told_so() {
         "1"
     );
     let arguments = ["get", "second", "--data", "data"];
-    refused(folder.path(), &arguments, 1, "there is no key second");
+    refused(folder.path(), &arguments, 1, "there is no key \"second\"");
     node.stop();
 }
 

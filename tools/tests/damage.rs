@@ -147,7 +147,7 @@ fn a_backup_names_the_damaged_key_and_leaves_earlier_backups() {
     let words = format!("the value of \"{KEY}\" is not what was put");
     let arguments = ["backup", "new", "--data", "data"];
     refused(here, &arguments, 6, &words);
-    refused(here, &arguments, 6, "in the tree storage_");
+    refused(here, &arguments, 6, "/new: in the tree storage_");
     assert_eq!(fs::read_dir(here).unwrap().count(), before);
     assert!(fs::read(here.join("copy")).unwrap() == good);
     // It is known from there on, and a new value heals.
@@ -198,5 +198,63 @@ fn a_value_put_beside_a_damaged_one_does_not_vouch_for_it() {
     );
     let said = done(here, &["check", "--data", "data"]);
     assert!(said.contains("no damage"), "{said}");
+    node.stop();
+}
+
+#[test]
+fn a_damaged_tree_is_named_and_harms_no_other_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::create_dir(here.join("files")).unwrap();
+    for number in 0..300 {
+        fs::write(here.join(format!("files/{number}")), bytes(number, 200)).unwrap();
+    }
+    let node = Node::start(here, "data");
+    load(here, &[]);
+    node.stop();
+    // The leaf that holds a short value, behind the log.
+    let all = fs::read(here.join("data/store")).unwrap();
+    let needle = &bytes(7, 200)[..64];
+    let place = all
+        .windows(64)
+        .rposition(|window| window == needle)
+        .unwrap();
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(here.join("data/store"))
+        .unwrap();
+    file.write_all_at(&[all[place] ^ 1], place as u64).unwrap();
+    drop(file);
+
+    let node = Node::start_with(here, "data", &["--log", "logs"]);
+    let words = "damaged: the tree that \"7\" belongs to cannot be read";
+    refused(here, &["get", "7", "--data", "data"], 6, words);
+    refused(here, &["has", "7", "--data", "data"], 6, words);
+    for _ in 0..2 {
+        let output = dynomite(here, &["check", "--data", "data"]);
+        assert_eq!(output.status.code(), Some(6));
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with("tree storage_"), "{said}");
+        assert!(said.contains("only a backup heals"), "{said}");
+    }
+    let log = fs::read_to_string(here.join("logs/dynomite.log")).unwrap();
+    assert_eq!(log.matches("damage: tree storage_").count(), 1, "{log}");
+    // The others are loaded all the same.
+    fs::write(here.join("files/more"), b"more").unwrap();
+    let output = dynomite(here, &["load", "files", "--json", "--data", "data"]);
+    assert_eq!(output.status.code(), Some(6));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lost = told["faults"].as_array().unwrap().len() as u64;
+    assert!((1..50).contains(&lost), "{told}");
+    assert_eq!(
+        told["equal"].as_u64().unwrap() + lost,
+        300 + u64::from(told["stored"] == 0)
+    );
+    refused(
+        here,
+        &["backup", "new", "--data", "data"],
+        6,
+        "tree \"storage_",
+    );
     node.stop();
 }

@@ -6,7 +6,7 @@
 //! - Memory is bounded: past [`KEYS_MAX`] keys no further one is named, and then no kept hash is
 //!   believed without reading the value.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::Mutex;
 
@@ -14,6 +14,8 @@ use super::shown;
 
 /// Keys that are named, at most.
 const KEYS_MAX: usize = 10_000;
+/// Sentences about what is no key's that are told, at most.
+const TOLD_MAX: usize = 1000;
 /// Lines that wait for a log that is not connected yet.
 const WAITING_MAX: usize = 100;
 
@@ -39,6 +41,8 @@ struct Known {
     found: u64,
     /// There were more than fit.
     more: bool,
+    /// What was told that is no key's, the first of it.
+    told: HashSet<String>,
 }
 
 /// The damage of a node's store, as far as it is known.
@@ -66,6 +70,12 @@ impl Damage {
         }
         let first = !std::mem::replace(&mut known.more, true);
         first.then(|| format!("more than {KEYS_MAX} keys are damaged: no more are named here"))
+    }
+
+    /// Whether a sentence about what is no key's is to be told.
+    pub(super) fn is_new(&self, sentence: &str) -> bool {
+        let told = &mut self.0.lock().told;
+        told.len() < TOLD_MAX && told.insert(sentence.to_owned())
     }
 
     /// The value of a key was replaced.

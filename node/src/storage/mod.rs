@@ -19,6 +19,7 @@ mod upkeep;
 mod tests;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::{Decision, Durability, Entry, Lsn, NewPart, Store, Summary, Tree, Writer, Written};
@@ -64,6 +65,8 @@ pub enum StorageError {
     },
     /// No backup was made.
     Backup {
+        /// Where to.
+        to: PathBuf,
         /// Why, a sentence.
         why: String,
         /// Whether damage is the reason.
@@ -144,7 +147,9 @@ impl fmt::Display for StorageError {
                 "damaged: the tree that {} belongs to cannot be read ({source}); restore a backup",
                 shown(key)
             ),
-            Self::Backup { why, .. } => write!(f, "no backup was made: {why}"),
+            Self::Backup { to, why, .. } => {
+                write!(f, "no backup was made at {}: {why}", to.display())
+            }
             Self::Failed(how) => write!(f, "the node failed at this request: {how}"),
         }
     }

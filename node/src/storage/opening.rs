@@ -76,9 +76,15 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
     let settings = match settings(&store).map_err(fault)? {
         Some(settings) if settings.store == Some(store.id()) => settings,
         Some(copied) => {
+            // Where it is not known for whom the name was drawn, there may be another of that name.
+            let is = if copied.store.is_some() {
+                "is"
+            } else {
+                "may be"
+            };
             let settings = name_anew(&store, copied).map_err(fault)?;
             notices.tell(format!(
-                "the store is a copy of node {}'s: this node is called {}",
+                "the store {is} a copy of node {}'s: this node is called {}",
                 settings.earlier.last().unwrap_or(&settings.node),
                 settings.node
             ));

@@ -39,7 +39,11 @@ impl Storage {
             } else {
                 // What stands below is not known to be sound, nor to be damaged.
                 all_named = false;
-                (violation.to_string(), None)
+                let sentence = sentence_of(violation, &names);
+                if self.damage.is_new(&sentence) {
+                    self.notices.tell(format!("damage: {sentence}"));
+                }
+                (sentence, None)
             };
             bytes += 4 * sentence.len();
             if bytes > REPORT_BYTES_MAX {
@@ -66,7 +70,7 @@ impl Storage {
     pub fn backup(&self, to: &Path) -> Result<BackupReport, StorageError> {
         self.store
             .backup(to)
-            .map_err(|error| self.no_backup(&error))?;
+            .map_err(|error| self.no_backup(to, &error))?;
         let copy = Store::open_read_only(to, &Options::default())?;
         let trees: Vec<Tree> = Partition::all(self.q)
             .map(|partition| copy.tree(&partition.tree_name()))
@@ -74,7 +78,7 @@ impl Storage {
         backup_report(&copy, &trees, disk_bytes(to))
     }
 
-    fn no_backup(&self, error: &engine::Error) -> StorageError {
+    fn no_backup(&self, to: &Path, error: &engine::Error) -> StorageError {
         let damage = error.is_damage();
         let why = match error {
             engine::Error::Damaged {
@@ -100,7 +104,23 @@ impl Storage {
             engine::Error::DiskFull => "no space is left for it on its disk".to_owned(),
             _ => error.to_string(),
         };
-        StorageError::Backup { why, damage }
+        let to = to.to_owned();
+        StorageError::Backup { to, why, damage }
+    }
+}
+
+/// A violation as a sentence, with its tree's name where it has one.
+fn sentence_of(violation: &Violation, names: &HashMap<TreeId, Vec<u8>>) -> String {
+    let sentence = violation.to_string();
+    let tree = match violation {
+        Violation::Tree(violation) => violation.tree,
+        Violation::Part { tree, .. } => *tree,
+        _ => return sentence,
+    };
+    let rest = sentence.strip_prefix(&format!("tree {tree}"));
+    match names.get(&tree).zip(rest) {
+        Some((name, rest)) => format!("tree {}{rest}", name.escape_ascii()),
+        None => sentence,
     }
 }
 
