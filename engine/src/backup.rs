@@ -4,9 +4,14 @@
 //! - Under the final name there is a whole store or nothing: the copy grows under another name, and
 //!   gets its own once it is durable and every tree's fingerprint is the original's.
 //! - Memory is bounded: parts are streamed, and a batch's worth of entries is held.
-//! - What is read is verified before it is written.
+//! - What is read is verified before it is written; what is damaged ends the copy, and is named.
+//! - The copy takes no more of the disk than what it holds: of its log only the live stretch is
+//!   there, for its stamp tells that the older superblock must not be opened. The rest is a hole
+//!   until the copy is opened for writing.
 
 use crate::batch::{Batch, NewEntry, NewPart};
+use crate::core::Core;
+use crate::creation::Ring;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::Written;
@@ -16,11 +21,13 @@ use crate::snapshot::Snapshot;
 use crate::store::Store;
 use crate::tree::Tree;
 use crate::unfinished::Unfinished;
-use dmerkle::Lsn;
+use dmerkle::error::Fault;
 use dmerkle::format::body::INLINE_ALWAYS_BYTES;
+use dmerkle::{Corrupt, Lsn, Structure};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What the copy's memtables may hold: a checkpoint every so many bytes.
 const MEMTABLE_BYTES: u64 = 16 << 20;
@@ -83,7 +90,7 @@ impl Store {
             geometry: core.identity.geometry,
             ..core.options.clone()
         };
-        let copy = Store::create(path, &options)?;
+        let copy = Store::create_with(path, &options, Ring::Hole)?;
         let mut report = BackupReport {
             lsn: snapshot.lsn(),
             ..BackupReport::default()
@@ -91,9 +98,10 @@ impl Store {
         let mut pace = Pace::new(core);
         for (name, id) in &names {
             let tree = Tree::new(core, *id);
-            let into = copy.create_tree(name)?;
+            let into = copy.create_tree(name).map_err(of_copy)?;
             let mut copying = Copying {
                 copy: &copy,
+                name,
                 into: &into,
                 limit: copy.core().queue.lock().batch_bytes_max() / 2,
                 batch: Batch::new(),
@@ -101,7 +109,7 @@ impl Store {
                 extent_bytes: 0,
             };
             for entry in snapshot.range(&tree, &[], None) {
-                let entry = entry?;
+                let entry = entry.map_err(|error| damaged(name, None, error))?;
                 report.entries += 1;
                 report.bytes += copying.take(&entry, &mut pace)?;
             }
@@ -109,14 +117,17 @@ impl Store {
             report.trees += 1;
             pace.rest()?;
         }
-        copy.checkpoint()?;
+        copy.checkpoint().map_err(of_copy)?;
         for (name, id) in &names {
             let original = snapshot.fingerprint(&Tree::new(core, *id), &[], None)?;
             if copy.tree(name)?.fingerprint(&[], None)? != original {
                 return Err(Error::CopyDiffers { tree: name.clone() });
             }
         }
-        copy.close()?;
+        let written = Arc::clone(copy.core());
+        copy.close().map_err(of_copy)?;
+        empty_ring(&written);
+        drop(written);
         File::open(path)
             .and_then(|file| file.sync_all())
             .map_err(Error::io("flushing the copy"))?;
@@ -127,6 +138,8 @@ impl Store {
 /// Entries on their way into one tree of the copy.
 struct Copying<'a> {
     copy: &'a Store,
+    /// The tree's name.
+    name: &'a [u8],
     into: &'a Tree,
     /// Bytes of records in one batch, unless one entry has more.
     limit: u64,
@@ -160,7 +173,9 @@ impl Copying<'_> {
         let mut new = NewEntry::with_meta(entry.meta());
         for (index, length) in lengths.iter().enumerate() {
             new = new.part(if is_inline(length) {
-                NewPart::Bytes(entry.part(index)?.unwrap_or_default())
+                let bytes = entry.part(index);
+                let bytes = bytes.map_err(|error| self.damaged(entry, error))?;
+                NewPart::Bytes(bytes.unwrap_or_default())
             } else {
                 NewPart::Written(self.stream(entry, index, *length, pace)?)
             });
@@ -182,33 +197,83 @@ impl Copying<'_> {
         let mut reader = entry
             .part_reader(index)
             .expect("the part was counted before");
-        let mut writer = self.into.writer(length)?;
+        let mut writer = self.into.writer(length).map_err(of_copy)?;
         let bytes = usize::try_from(length).map_or(PIECE_BYTES, |all| all.min(PIECE_BYTES));
         let mut piece = vec![0; bytes];
         while writer.missing() > 0 {
-            let got = reader.read(&mut piece).map_err(engine_error)?;
+            let got = reader.read(&mut piece);
+            let got = got.map_err(|error| self.damaged(entry, Error::of_reader(error)))?;
             assert!(got > 0, "a part has as many bytes as its entry says");
-            writer.push(&piece[..got])?;
+            writer.push(&piece[..got]).map_err(of_copy)?;
             if length > PIECE_BYTES as u64 {
                 pace.rest()?;
             }
         }
-        writer.finish()
+        let written = writer.finish().map_err(of_copy)?;
+        if entry.part_hash(index) != Some(written.hash()) {
+            let corrupt = Corrupt::new(Structure::Extent, Fault::Hash);
+            return Err(self.damaged(entry, corrupt.into()));
+        }
+        Ok(written)
+    }
+
+    fn damaged(&self, entry: &Entry, error: Error) -> Error {
+        damaged(self.name, Some(entry.key()), error)
     }
 
     fn commit(&mut self) -> Result<(), Error> {
         let batch = std::mem::take(&mut self.batch);
         self.record_bytes = 0;
         self.extent_bytes = 0;
-        self.copy.commit(batch, Durability::Buffered).map(|_| ())
+        let committed = self.copy.commit(batch, Durability::Buffered);
+        committed.map(|_| ()).map_err(of_copy)
     }
 }
 
-/// The engine's error inside one of a stream.
-fn engine_error(error: io::Error) -> Error {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
-    match inner {
-        Some(inner) => Error::clone(inner),
-        None => Error::io("reading a part")(error),
+/// Names the tree and the key of what is damaged.
+fn damaged(tree: &[u8], key: Option<&[u8]>, error: Error) -> Error {
+    if !error.is_damage() {
+        return error;
+    }
+    Error::Damaged {
+        tree: tree.to_vec(),
+        key: key.map(<[u8]>::to_vec),
+        source: Arc::new(error),
+    }
+}
+
+/// A fault of the copy, which is thrown away: that it takes no more writes is nobody's concern.
+fn of_copy(error: Error) -> Error {
+    match error {
+        Error::Poisoned { cause, .. } => {
+            Error::io("writing the copy")(io::Error::other(cause.to_string()))
+        }
+        other => other,
+    }
+}
+
+/// Gives back the space of the log, but for its live stretch. Where the file system cannot, the
+/// copy is larger, and no worse.
+fn empty_ring(copy: &Core) {
+    let geometry = &copy.identity.geometry;
+    let (tail, used) = {
+        let queue = copy.queue.lock();
+        (queue.tail, queue.used())
+    };
+    let (ring, unit) = (geometry.ring_bytes, geometry.unit());
+    let free_start = (tail.0 + used).next_multiple_of(unit);
+    let free_end = tail.0 - tail.0 % unit + ring;
+    let mut at = free_start;
+    while at < free_end {
+        let to_end = ring - at % ring;
+        let bytes = (free_end - at).min(to_end);
+        if copy
+            .disk
+            .punch(geometry.log_offset(Lsn(at)), bytes)
+            .is_err()
+        {
+            return;
+        }
+        at += bytes;
     }
 }

@@ -165,6 +165,8 @@ pub(crate) struct Core {
     /// Threads lead and checkpoint; without them the callers do.
     pub(crate) threaded: AtomicBool,
     pub(crate) read_only: bool,
+    /// What the opening found broken and mended.
+    pub(crate) mended: Vec<String>,
 }
 
 /// What [`Core::new`] needs beside the parts that it makes itself.
@@ -180,6 +182,7 @@ pub(crate) struct Parts {
     pub(crate) directory: Directory,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) read_only: bool,
+    pub(crate) mended: Vec<String>,
 }
 
 impl Core {
@@ -214,6 +217,7 @@ impl Core {
             checkpoint_error: Mutex::new(None),
             threaded: AtomicBool::new(false),
             read_only: parts.read_only,
+            mended: parts.mended,
         })
     }
 

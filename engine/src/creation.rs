@@ -21,29 +21,39 @@ pub(crate) fn check_alignment(disk: &dyn Disk, geometry: &Geometry) -> Result<()
     ))
 }
 
+/// What the log ring of a new store is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ring {
+    /// Zeros that were written: an append to it then costs one flush, not two.
+    Written,
+    /// A hole: for a copy, which is to take no more of the disk than what it holds. The next opening
+    /// for writing takes the space.
+    Hole,
+}
+
 /// Writes an empty store and flushes it.
 pub(crate) fn format_disk(
     disk: &dyn Disk,
     world: &World,
     options: &Options,
     created_unix_s: u64,
+    ring: Ring,
 ) -> Result<(), Error> {
     let geometry = options.geometry()?;
     check_alignment(disk, &geometry)?;
     let bytes = geometry.file_bytes(0);
-    disk.allocate(0, bytes)
-        .map_err(Error::io("creating the file"))?;
-    // The ring is written, not only allocated: an append to it then costs one flush, not two.
-    let zeros =
-        AlignedBuf::zeroed(usize::try_from(geometry.ring_bytes.min(4 << 20)).expect("4 MiB"));
-    let ring = geometry.ring_offset()..geometry.ring_offset() + geometry.ring_bytes;
-    let mut at = ring.start;
-    while at < ring.end {
-        let now = (ring.end - at).min(zeros.len() as u64);
-        let piece = &zeros[..usize::try_from(now).expect("4 MiB")];
-        disk.write(at, piece)
-            .map_err(Error::io("zeroing the log"))?;
-        at += now;
+    let creating = "creating the file";
+    match ring {
+        Ring::Written => {
+            disk.allocate(0, bytes).map_err(Error::io(creating))?;
+            write_ring(disk, &geometry)?;
+        }
+        Ring::Hole => {
+            let (start, end) = (geometry.ring_offset(), geometry.region_table_offset(0));
+            disk.allocate(0, start).map_err(Error::io(creating))?;
+            disk.allocate(end, bytes - end)
+                .map_err(Error::io(creating))?;
+        }
     }
     let nonce = world.random();
     let generation = Generation(1);
@@ -81,4 +91,19 @@ pub(crate) fn format_disk(
     };
     write_superblock(disk, &geometry, &superblock, Slot::B)?;
     write_superblock(disk, &geometry, &superblock, Slot::A)
+}
+
+fn write_ring(disk: &dyn Disk, geometry: &Geometry) -> Result<(), Error> {
+    let zeros =
+        AlignedBuf::zeroed(usize::try_from(geometry.ring_bytes.min(4 << 20)).expect("4 MiB"));
+    let ring = geometry.ring_offset()..geometry.ring_offset() + geometry.ring_bytes;
+    let mut at = ring.start;
+    while at < ring.end {
+        let now = (ring.end - at).min(zeros.len() as u64);
+        let piece = &zeros[..usize::try_from(now).expect("4 MiB")];
+        disk.write(at, piece)
+            .map_err(Error::io("zeroing the log"))?;
+        at += now;
+    }
+    Ok(())
 }

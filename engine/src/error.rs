@@ -18,6 +18,15 @@ pub enum Error {
     },
     /// Bytes on disk are not what they must be.
     Corrupt(Corrupt),
+    /// What a tree holds cannot be read, or is not what was written.
+    Damaged {
+        /// The tree.
+        tree: Vec<u8>,
+        /// The key of the entry; none where a node of the tree is damaged.
+        key: Option<Vec<u8>>,
+        /// What was found.
+        source: Arc<Error>,
+    },
     /// The log holds acknowledged commits that cannot be read any more.
     AcknowledgedLoss {
         /// Where the damage begins.
@@ -94,6 +103,38 @@ impl Error {
             source: Arc::new(source),
         }
     }
+
+    /// The engine's error in one that a [`Reader`](crate::Reader) has given.
+    pub fn of_reader(error: io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner {
+            Some(inner) => Self::clone(inner),
+            None => Self::io("reading a part")(error),
+        }
+    }
+
+    /// Whether bytes of the disk are not what was written, or cannot be read: something that a
+    /// later try will not mend.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt(_) | Self::Damaged { .. } => true,
+            // What file systems and drivers say of a medium that does not give its bytes. What cannot
+            // be written is another matter.
+            Self::Io { doing, source } if doing.starts_with("reading") => {
+                source.kind() == io::ErrorKind::UnexpectedEof
+                    || [
+                        libc::EIO,
+                        libc::ENODATA,
+                        libc::EILSEQ,
+                        libc::EBADMSG,
+                        libc::EUCLEAN,
+                    ]
+                    .map(Some)
+                    .contains(&source.raw_os_error())
+            }
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -101,6 +142,13 @@ impl fmt::Display for Error {
         match self {
             Self::Io { doing, source } => write!(f, "{doing}: {source}"),
             Self::Corrupt(corrupt) => corrupt.fmt(f),
+            Self::Damaged { tree, key, source } => {
+                write!(f, "tree \"{}\"", tree.escape_ascii())?;
+                if let Some(key) = key {
+                    write!(f, ", key \"{}\"", key.escape_ascii())?;
+                }
+                write!(f, ": {source}")
+            }
             Self::AcknowledgedLoss { at, durable } => write!(
                 f,
                 "the log is damaged at LSN {at}, below the acknowledged LSN {durable}: acknowledged \
@@ -159,6 +207,7 @@ impl std::error::Error for Error {
         match self {
             Self::Io { source, .. } => Some(source.as_ref()),
             Self::Corrupt(corrupt) => Some(corrupt),
+            Self::Damaged { source, .. } => Some(source.as_ref()),
             _ => None,
         }
     }

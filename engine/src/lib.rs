@@ -85,4 +85,4 @@ pub use write::Decision;
 
 pub use dmerkle::diff::Difference;
 pub use dmerkle::fingerprint::FingerprintKey;
-pub use dmerkle::{Geometry, Lsn, Summary};
+pub use dmerkle::{Geometry, Lsn, Summary, TreeId};

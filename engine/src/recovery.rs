@@ -10,7 +10,7 @@
 use crate::cache::read_node;
 use crate::checkpoint::{Checkpointer, next_slot, write_superblock};
 use crate::core::{Core, Identity, Parts};
-use crate::creation::check_alignment;
+use crate::creation::{Ring, check_alignment};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
@@ -24,14 +24,23 @@ use crate::state::{Base, State};
 use crate::world::World;
 use dmerkle::format::catalog::{CatalogEntry, tree_of_key};
 use dmerkle::format::region_table::{RegionRow, decode_region_table, table_bytes};
-use dmerkle::format::superblock::{EARLIER_MAX, Superblock};
+use dmerkle::format::superblock::{EARLIER_MAX, Slot, Superblock};
 use dmerkle::recover::{
     Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, choose, read_superblocks,
 };
 use dmerkle::tree::Root;
-use dmerkle::{Corrupt, Incarnation, OpeningId, Place, Structure, TreeId};
+use dmerkle::{Corrupt, Geometry, Incarnation, OpeningId, Place, Structure, TreeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// For reading.
+    Read,
+    /// For reading and writing, with this log.
+    Write(Ring),
+}
 
 /// Opens the store on a disk.
 pub(crate) fn open(
@@ -39,8 +48,9 @@ pub(crate) fn open(
     pool: IoPool,
     world: World,
     options: &Options,
-    read_only: bool,
+    access: Access,
 ) -> Result<Arc<Core>, Error> {
+    let read_only = access == Access::Read;
     if !read_only {
         disk.flush()
             .map_err(Error::io("flushing before recovery"))?;
@@ -48,7 +58,7 @@ pub(crate) fn open(
     let reads = PlainReads::new(disk.as_ref(), &pool)?;
     let choice = choose_superblock(&reads);
     reads.check()?;
-    let choice = choice?;
+    let (choice, faults) = choice?;
     let geometry = choice.superblock.geometry;
     check_alignment(disk.as_ref(), &geometry)?;
     let space = read_space(disk.as_ref(), &choice.superblock)?;
@@ -75,6 +85,9 @@ pub(crate) fn open(
     });
     reads.check()?;
     let replayed = replayed?;
+    if access == Access::Write(Ring::Written) {
+        back_ring(disk.as_ref(), &geometry)?;
+    }
 
     let next = next_superblock(&choice, &replayed, &directory, &world);
     let slot = if planted::has(Bug::OverwriteOpenedSlot) {
@@ -107,6 +120,7 @@ pub(crate) fn open(
         directory,
         checkpointer,
         read_only,
+        mended: mended(&faults, &choice),
     });
     if crowded && !read_only {
         // Each opening since the last checkpoint is named in the superblock: make room for more.
@@ -119,12 +133,51 @@ pub(crate) fn open(
     Ok(core)
 }
 
-fn choose_superblock(reads: &dyn ReadAt) -> Result<Choice, Error> {
+/// A copy of a log ring is made as a hole: its space is taken before the first commit, for a write
+/// to the ring must not be the one that finds the disk full.
+fn back_ring(disk: &dyn Disk, geometry: &Geometry) -> Result<(), Error> {
+    let (offset, bytes) = (geometry.ring_offset(), geometry.ring_bytes);
+    let backed = disk.is_written(offset, bytes);
+    if backed.map_err(Error::io("looking for holes in the log"))? {
+        return Ok(());
+    }
+    disk.allocate(offset, bytes)
+        .map_err(Error::io("taking the space of the log"))
+}
+
+/// Which copies of the superblocks were damaged: sentences.
+fn mended(faults: &Faults, choice: &Choice) -> Vec<String> {
+    let sentence = |(copy, fault): (usize, &Option<CopyFault>)| {
+        let fault = fault.as_ref()?;
+        let (of, from) = (Slot::of_copy(copy), choice.slot);
+        let when = if of == choice.write_next {
+            "it was written anew"
+        } else {
+            "the checkpoint after the next writes it anew"
+        };
+        Some(format!(
+            "superblock copy {copy}, of slot {of:?}, was damaged ({fault}): the store was opened from \
+             slot {from:?}, generation {}; {when}",
+            choice.superblock.generation
+        ))
+    };
+    faults.iter().enumerate().filter_map(sentence).collect()
+}
+
+/// What is wrong with each copy of the superblocks.
+type Faults = [Option<CopyFault>; 4];
+
+fn choose_superblock(reads: &dyn ReadAt) -> Result<(Choice, Faults), Error> {
     let mut superblocks = read_superblocks(reads).map_err(|fault| not_a_store(&fault))?;
     if planted::has(Bug::StaleSuperblock) {
         forget_newest(&mut superblocks);
     }
-    choose(reads, &superblocks).map_err(|_| Error::SuperblockLost)
+    let faults = superblocks
+        .copies
+        .each_ref()
+        .map(|copy| copy.as_ref().err().copied());
+    let choice = choose(reads, &superblocks).map_err(|_| Error::SuperblockLost)?;
+    Ok((choice, faults))
 }
 
 /// The superblock of the new incarnation: the same roots, and where its own log begins.
@@ -209,7 +262,9 @@ fn not_a_store(fault: &NotAStore) -> Error {
              its beginning was wiped",
         ),
         NotAStore::Foreign => Error::NotAStore("it is another kind of file"),
-        NotAStore::Damaged(_) => Error::NotAStore("all four copies of its superblock are damaged"),
+        NotAStore::Damaged(_) => {
+            Corrupt::rule(Structure::Superblock, "all four copies are damaged").into()
+        }
     }
 }
 

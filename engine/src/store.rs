@@ -2,12 +2,12 @@
 
 use crate::batch::Batch;
 use crate::core::{Core, Prepared, TreeChange};
-use crate::creation;
+use crate::creation::{self, Ring};
 use crate::directory::NAME_BYTES_MAX;
 use crate::error::Error;
 use crate::io::{Disk, FileDisk, IoPool, OpenError, PoolOptions};
 use crate::options::{Backend, Durability, Options};
-use crate::recovery;
+use crate::recovery::{self, Access};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
 use crate::threads::Threads;
@@ -44,33 +44,40 @@ pub struct TreeInfo {
 impl Store {
     /// Makes a new store. A crash before this returns leaves no file of this name.
     pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
+        Self::create_with(path.as_ref(), options, Ring::Written)
+    }
+
+    pub(crate) fn create_with(path: &Path, options: &Options, ring: Ring) -> Result<Self, Error> {
         const DOING: &str = "creating the store's file";
-        let path = path.as_ref();
         let unfinished = Unfinished::claim(path, DOING)?;
         let disk = FileDisk::create(unfinished.path()).map_err(|error| open_error(error, DOING))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let created_unix_s = now.map_or(0, |past| past.as_secs());
-        creation::format_disk(&disk, &World::real(), options, created_unix_s)?;
+        creation::format_disk(&disk, &World::real(), options, created_unix_s, ring)?;
         unfinished.name(path, DOING)?;
         drop(disk);
-        Self::open(path, options)
+        Self::open_with(path, options, ring)
     }
 
     /// Opens a store for reading and writing. What a crash left is recovered first.
     pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
-        let disk = FileDisk::open(path.as_ref())
-            .map_err(|error| open_error(error, "opening the store's file"))?;
-        Self::start(Arc::new(disk), options, false)
+        Self::open_with(path.as_ref(), options, Ring::Written)
+    }
+
+    fn open_with(path: &Path, options: &Options, ring: Ring) -> Result<Self, Error> {
+        let disk =
+            FileDisk::open(path).map_err(|error| open_error(error, "opening the store's file"))?;
+        Self::start(Arc::new(disk), options, Access::Write(ring))
     }
 
     /// Opens a store for reading what its last crash or close left.
     pub fn open_read_only(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
         let disk = FileDisk::open_read_only(path.as_ref())
             .map_err(|error| open_error(error, "opening the store's file"))?;
-        Self::start(Arc::new(disk), options, true)
+        Self::start(Arc::new(disk), options, Access::Read)
     }
 
-    fn start(disk: Arc<dyn Disk>, options: &Options, read_only: bool) -> Result<Self, Error> {
+    fn start(disk: Arc<dyn Disk>, options: &Options, access: Access) -> Result<Self, Error> {
         let pool = IoPool::new(
             Arc::clone(&disk),
             PoolOptions {
@@ -83,8 +90,8 @@ impl Store {
             },
         )
         .map_err(Error::io("starting the I/O threads"))?;
-        let core = recovery::open(disk, pool, World::real(), options, read_only)?;
-        let threads = if read_only {
+        let core = recovery::open(disk, pool, World::real(), options, access)?;
+        let threads = if access == Access::Read {
             Threads::none()
         } else {
             Threads::start(&core).map_err(Error::io("starting the store's threads"))?
@@ -97,7 +104,7 @@ impl Store {
     /// Writes an empty store on a disk of the caller's.
     #[doc(hidden)]
     pub fn format_on(disk: &dyn Disk, world: &World, options: &Options) -> Result<(), Error> {
-        creation::format_disk(disk, world, options, 0)
+        creation::format_disk(disk, world, options, 0, Ring::Written)
     }
 
     /// Opens the store on a disk of the caller's, without any thread: commits run in the caller,
@@ -112,7 +119,8 @@ impl Store {
             },
         )
         .map_err(Error::io("starting the I/O pool"))?;
-        let core = recovery::open(disk, pool, world, options, false)?;
+        let access = Access::Write(Ring::Written);
+        let core = recovery::open(disk, pool, world, options, access)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 core,
@@ -252,6 +260,11 @@ impl Store {
     /// What the store holds and does.
     pub fn stats(&self) -> Stats {
         self.core().stats()
+    }
+
+    /// What the opening found broken and mended, each a sentence for the operator.
+    pub fn mended(&self) -> &[String] {
+        &self.core().mended
     }
 
     /// Which store this is: random, drawn at its creation.

@@ -192,7 +192,8 @@ impl fmt::Display for Violation {
 impl Store {
     /// Verifies everything that can be reached: superblocks, maps, every node and every part, from
     /// the disk, each against what is kept of it elsewhere. Works while the store is used and
-    /// gives way to commits. What is broken is in the report; an error means that the store could
+    /// gives way to commits. A part that was replaced since the last checkpoint counts no more. What
+    /// is broken is in the report; an error means that the store could
     /// not be walked (it was closed).
     pub fn verify(&self) -> Result<Report, Error> {
         verify(self.core(), false)
@@ -260,6 +261,7 @@ fn verify(core: &Arc<Core>, exact: bool) -> Result<Report, Error> {
         unreached.for_each(|run| scrub.found.push(Violation::Unreached(run)));
     }
     let newer = verify_newer(&mut scrub, view, &mut reached)?;
+    forget_superseded(&mut scrub.found, view);
     for run in core.space.free_among(&reached) {
         scrub.found.push(Violation::Free(run));
     }
@@ -400,6 +402,27 @@ fn read_maps(core: &Core, rows: &[RegionRow], pinned: &mut Pinned) -> Result<boo
     }
     pinned.marked = Some(marked);
     Ok(sound)
+}
+
+/// Takes out the parts that the tree of the last checkpoint names and a newer operation does not:
+/// they are nobody's any more, and who has put a damaged value anew has healed it. A part that both
+/// name was read twice, and is named once.
+fn forget_superseded(found: &mut Found, view: &View) {
+    let mut named = BTreeSet::new();
+    let geometry = &view.core.identity.geometry;
+    found.violations.retain(|violation| {
+        let Violation::Part { tree, key, run, .. } = violation else {
+            return true;
+        };
+        let stands = match view.entry(*tree, key) {
+            Ok(entry) => entry.is_some_and(|entry| {
+                let mut extents = entry.body().extents();
+                extents.any(|extent| extent.run(geometry) == *run)
+            }),
+            Err(_) => true,
+        };
+        stands && named.insert((*tree, key.clone(), *run))
+    });
 }
 
 /// What the catalog's leaves say against the roots in use.

@@ -7,7 +7,11 @@
 mod common;
 
 use common::{folder, places, rot, small, value};
+use dmerkle::format::superblock::{SUPERBLOCK_BYTES, Slot, Superblock};
+use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use engine::{Batch, Durability, Error, FingerprintKey, NewEntry, NewPart, Options, Store};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
@@ -144,11 +148,143 @@ fn a_backup_that_fails_leaves_nothing() {
     let spoilt = places(&path, &value(150, 100));
     rot(&path, &spoilt);
     let failed = store.backup(&to);
-    assert!(matches!(failed, Err(Error::Corrupt(_))), "{failed:?}");
+    let Err(Error::Damaged { tree, key, .. }) = &failed else {
+        panic!("{failed:?}");
+    };
+    assert_eq!((&tree[..], key.as_deref()), (&b"t"[..], Some(&b"150"[..])));
+    let said = failed.unwrap_err().to_string();
+    let begins = said.starts_with("tree \"t\", key \"150\": corrupt extent at unit");
+    assert!(begins, "{said}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     rot(&path, &spoilt);
     store.backup(&to).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     let nowhere = dir.path().join("no such folder").join("copy");
     assert!(matches!(store.backup(nowhere), Err(Error::Io { .. })));
+}
+
+/// Bytes of the disk that a file takes.
+fn taken(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().blocks() * 512
+}
+
+#[test]
+fn a_backup_takes_no_space_for_its_log() {
+    const LOG_BYTES: u64 = 64 << 20;
+    let (dir, path) = folder();
+    let options = Options {
+        log_bytes: LOG_BYTES,
+        ..small()
+    };
+    let store = Store::create(&path, &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    // Records enough that the copy's log is written, and more than once read over.
+    for i in 0..3000u32 {
+        let key = format!("{i}");
+        let mut batch = Batch::new();
+        batch.put(&tree, key.as_bytes(), value(i, 1000));
+        store.commit(batch, Durability::Buffered).unwrap();
+    }
+    let to = dir.path().join("copy");
+    store.backup(&to).unwrap();
+    assert!(taken(&path) > LOG_BYTES);
+    // What it holds is 3 MB in leaves, and maps.
+    let copied = taken(&to);
+    assert!(copied < 16 << 20, "the copy takes {copied} bytes");
+    assert!(std::fs::metadata(&to).unwrap().len() > LOG_BYTES);
+
+    // Opened for reading it takes no more; for writing its log's space comes first.
+    let whole = tree.fingerprint(b"", None).unwrap();
+    let copy = Store::open_read_only(&to, &small()).unwrap();
+    let fingerprint = |copy: &Store| copy.tree(b"t").unwrap().fingerprint(b"", None).unwrap();
+    assert_eq!(fingerprint(&copy), whole);
+    drop(copy);
+    assert_eq!(taken(&to), copied);
+    let copy = Store::open(&to, &small()).unwrap();
+    assert!(taken(&to) > LOG_BYTES);
+    assert_eq!(fingerprint(&copy), whole);
+    copy.tree(b"t").unwrap().put(b"more", b"1").unwrap();
+    copy.clone().close().unwrap();
+    drop(copy);
+    let copy = Store::open(&to, &small()).unwrap();
+    let more = copy.tree(b"t").unwrap().get(b"more").unwrap();
+    assert_eq!(more.as_deref(), Some(&b"1"[..]));
+    assert!(copy.verify().unwrap().is_sound());
+}
+
+/// The slot with the newer superblock.
+fn newer_slot(path: &Path) -> Slot {
+    let file = std::fs::File::open(path).unwrap();
+    let decoded = SUPERBLOCK_OFFSETS.iter().map(|offset| {
+        let mut bytes = [0; SUPERBLOCK_BYTES];
+        file.read_exact_at(&mut bytes, *offset).unwrap();
+        Superblock::decode(&bytes).unwrap()
+    });
+    let newest = decoded.max_by_key(|(superblock, _)| superblock.age());
+    newest.unwrap().1
+}
+
+#[test]
+fn a_backup_keeps_what_tells_that_its_older_superblock_is_too_old() {
+    let (dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    for i in 0..500u32 {
+        tree.put(format!("{i}").as_bytes(), &value(i, 5000))
+            .unwrap();
+    }
+    let to = dir.path().join("copy");
+    store.backup(&to).unwrap();
+    let copies = newer_slot(&to).copies();
+    let spoilt = copies.map(|copy| SUPERBLOCK_OFFSETS[copy] + 100);
+    rot(&to, &spoilt);
+    let opened = Store::open_read_only(&to, &small()).map(|_| ());
+    assert!(matches!(opened, Err(Error::SuperblockLost)), "{opened:?}");
+    rot(&to, &spoilt);
+    Store::open_read_only(&to, &small()).unwrap();
+}
+
+#[test]
+fn a_superblock_copy_that_was_damaged_is_told_once() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    tree.put(b"k", b"v").unwrap();
+    drop(tree);
+    store.close().unwrap();
+    let older = newer_slot(&path).other().copies()[1];
+    rot(&path, &[SUPERBLOCK_OFFSETS[older] + 100]);
+    let store = Store::open(&path, &small()).unwrap();
+    let [said] = store.mended() else {
+        panic!("{:?}", store.mended());
+    };
+    let begins = said.starts_with(&format!("superblock copy {older}, of slot"));
+    assert!(begins && said.ends_with("it was written anew"), "{said}");
+    drop(store);
+    let store = Store::open(&path, &small()).unwrap();
+    assert_eq!(store.mended(), [""; 0]);
+}
+
+#[test]
+fn a_part_is_verified_on_the_disk_itself() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    for (key, size) in [("short", 900), ("long", 3_000_000)] {
+        tree.put(key.as_bytes(), &value(3, size)).unwrap();
+    }
+    let verify = |key: &str| {
+        let entry = tree.entry(key.as_bytes()).unwrap().unwrap();
+        entry.verify_part(0)
+    };
+    verify("short").unwrap();
+    verify("long").unwrap();
+    // Behind the first pieces of a read.
+    let needle = value(3, 3_000_000)[2_900_000..2_900_100].to_vec();
+    let spoilt = places(&path, &needle);
+    rot(&path, &spoilt);
+    let failed = verify("long").unwrap_err();
+    assert!(failed.is_damage(), "{failed}");
+    rot(&path, &spoilt);
+    verify("long").unwrap();
 }

@@ -105,6 +105,41 @@ fn a_store_in_use_verifies_itself() {
 }
 
 #[test]
+fn a_damaged_part_that_was_put_anew_is_damaged_no_more() {
+    let (_dir, path) = folder();
+    let store = full(&path);
+    let a = store.tree(b"a").unwrap();
+    // Numbers 3 and 7 have parts of 70,000 bytes.
+    for number in [3, 7] {
+        let spoilt = places(&path, &value(number, 70_000)[5000..5100]);
+        rot(&path, &spoilt);
+    }
+    let named = || {
+        let violations = store.verify().unwrap().violations;
+        let keys = violations.into_iter().map(|violation| match violation {
+            Violation::Part { key, .. } => String::from_utf8(key).unwrap(),
+            other => panic!("{other}"),
+        });
+        keys.collect::<Vec<_>>()
+    };
+    assert_eq!(named(), ["key 000003", "key 000007"]);
+    a.put(b"key 000003", &value(3, 70_000)).unwrap();
+    assert_eq!(named(), ["key 000007"]);
+    // A part that is kept beside another is read for both, and named once.
+    let keep = |_: Option<&engine::Entry>| {
+        let mut entry = NewEntry::with_meta(*b"m");
+        entry.parts = vec![NewPart::Keep(0), NewPart::Bytes(value(1, 2000))];
+        Ok(engine::Decision::Put(entry))
+    };
+    a.update(b"key 000007", Durability::Durable, keep).unwrap();
+    assert_eq!(named(), ["key 000007"]);
+    a.delete(b"key 000007").unwrap();
+    assert!(named().is_empty());
+    store.checkpoint().unwrap();
+    assert_sound(&store.verify().unwrap());
+}
+
+#[test]
 fn rot_is_named_where_it_is() {
     let (_dir, path) = folder();
     let store = full(&path);

@@ -91,7 +91,7 @@ impl Status {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::Io { .. } => Self::Io,
-            Error::Corrupt(_) => Self::Corrupt,
+            Error::Corrupt(_) | Error::Damaged { .. } => Self::Corrupt,
             Error::AcknowledgedLoss { .. } => Self::AcknowledgedLoss,
             Error::NotAStore(_) => Self::NotAStore,
             Error::FormatVersion { .. } => Self::FormatVersion,

@@ -33,6 +33,9 @@ pub enum ClientError {
     /// The node answered `fail`; this is its reason.
     #[error("{0}")]
     Refused(String),
+    /// The node answered that bytes on its disk are not what was put.
+    #[error("{0}")]
+    Damaged(String),
     /// The answer is none of the protocol.
     #[error("what answers is no Dynomite node: {0}")]
     Strange(String),
@@ -60,6 +63,15 @@ pub struct Got {
     pub context: Vec<u8>,
     /// The length of each value.
     pub lengths: Vec<u64>,
+}
+
+/// What a node vouches for of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// The hash of each value; none of an absent key.
+    Hashes(Vec<[u8; 32]>),
+    /// Bytes that it knows to be damaged: why.
+    Damaged(String),
 }
 
 /// A stretch of a value that is coming in.
@@ -204,14 +216,22 @@ impl TextClient {
         self.succeeded()
     }
 
-    /// The hashes of the values of each key, none for an absent one: one trip for all.
-    pub fn hashes(&mut self, keys: &[&[u8]]) -> Result<Vec<Vec<[u8; 32]>>, ClientError> {
+    /// The hashes of the values of each key: one trip for all. With `read` the node reads the values
+    /// before it answers; else it gives the hashes that it has kept.
+    pub fn hashes(&mut self, keys: &[&[u8]], read: bool) -> Result<Vec<Held>, ClientError> {
+        let verb = if read { "check" } else { "hash" };
         let mut out = Vec::new();
         for key in keys {
-            command(&mut out, "hash", key);
+            command(&mut out, verb, key);
         }
         self.stream.get_mut().write_all(&out)?;
-        keys.iter().map(|_| self.hashes_of_one()).collect()
+        keys.iter()
+            .map(|_| match self.hashes_of_one() {
+                Ok(hashes) => Ok(Held::Hashes(hashes)),
+                Err(ClientError::Damaged(reason)) => Ok(Held::Damaged(reason)),
+                Err(error) => Err(error),
+            })
+            .collect()
     }
 
     fn hashes_of_one(&mut self) -> Result<Vec<[u8; 32]>, ClientError> {
@@ -259,7 +279,14 @@ impl TextClient {
         let mut reason = Vec::new();
         let mut line = self.stream.by_ref().take(LINE_BYTES_MAX);
         match line.read_until(b'\n', &mut reason) {
-            Ok(_) => ClientError::Refused(String::from_utf8_lossy(&reason).trim_end().to_owned()),
+            Ok(_) => {
+                let reason = String::from_utf8_lossy(&reason).trim_end().to_owned();
+                if reason.starts_with("damaged") {
+                    ClientError::Damaged(reason)
+                } else {
+                    ClientError::Refused(reason)
+                }
+            }
             Err(error) => error.into(),
         }
     }

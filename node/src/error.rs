@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use engine::Error as EngineError;
 
-use crate::storage::StorageError;
+use crate::storage::{StorageError, client_key, shown};
 
 /// Why a node cannot start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,24 @@ pub enum Error {
         /// The way out, where the engine's sentence does not name it.
         hint: String,
     },
+    /// A backup cannot be restored.
+    #[error("cannot restore {}, and nothing was: {reason}", .path.display())]
+    Backup {
+        /// The backup.
+        path: PathBuf,
+        /// Why, and the way out.
+        reason: String,
+        /// Whether damage is the reason.
+        damage: bool,
+    },
+    /// What a backup holds cannot be written.
+    #[error("cannot write {}, and nothing was restored: {source}", .path.display())]
+    Restore {
+        /// The new store.
+        path: PathBuf,
+        /// What the engine says.
+        source: EngineError,
+    },
     /// The store, once open, says no.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -65,6 +83,53 @@ pub fn quoted(word: &str) -> String {
 }
 
 impl Error {
+    /// Whether bytes on the disk are not what was written.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Backup { damage, .. } => *damage,
+            Self::Storage(error) => error.is_damage(),
+            _ => false,
+        }
+    }
+
+    /// A backup that cannot be read, or not to its end.
+    pub(crate) fn backup(path: &Path, error: &EngineError) -> Self {
+        let damage = error.is_damage()
+            || matches!(
+                error,
+                EngineError::SuperblockLost | EngineError::AcknowledgedLoss { .. }
+            );
+        let reason = match error {
+            EngineError::Damaged { tree, key, source } => {
+                let what = match key {
+                    Some(key) => {
+                        let key = client_key(tree, key).unwrap_or(key);
+                        format!("the value of {}", shown(key))
+                    }
+                    None => format!("the tree {}", tree.escape_ascii()),
+                };
+                format!("{what} in it is damaged ({source}); take another backup")
+            }
+            EngineError::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                "it is shorter than its store, somebody has cut it off; take another backup".into()
+            }
+            EngineError::AcknowledgedLoss { at, .. } => {
+                format!("its log is damaged at LSN {at}; take another backup")
+            }
+            EngineError::SuperblockLost => {
+                "its newer superblock is damaged; take another backup".into()
+            }
+            EngineError::Locked => "another process is using it".into(),
+            _ if damage => format!("it is damaged ({error}); take another backup"),
+            _ => error.to_string(),
+        };
+        Self::Backup {
+            path: path.to_owned(),
+            reason,
+            damage,
+        }
+    }
+
     /// A folder that the system does not let us use.
     pub(crate) fn folder(path: &Path, source: io::Error) -> Self {
         Self::Folder {

@@ -33,6 +33,7 @@ pub enum RequestError {
 pub struct Found {
     /// What a later put shows to replace them.
     pub context: Vec<u8>,
+    key: Vec<u8>,
     entry: Entry,
 }
 
@@ -45,6 +46,11 @@ impl Found {
     /// Bytes of each value.
     pub fn lengths(&self) -> impl Iterator<Item = u64> {
         (0..self.values()).filter_map(|index| self.entry.part_length(index))
+    }
+
+    /// Their key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
     }
 
     /// A value as a stream, every byte verified. It stays readable as long as the reader is held.
@@ -97,7 +103,12 @@ impl Mediator {
             return Ok(None);
         }
         let context = versions_of(&entry)?.context();
-        Ok(Some(Found { context, entry }))
+        let key = key.to_vec();
+        Ok(Some(Found {
+            context,
+            key,
+            entry,
+        }))
     }
 
     /// Whether a key has a value.
@@ -106,20 +117,23 @@ impl Mediator {
         Ok(entry.is_some_and(|entry| entry.parts_len() > 0))
     }
 
-    /// The hash of each value of a key; `None` where there is no value.
-    pub fn hashes(&self, key: &[u8]) -> Result<Option<Vec<[u8; 32]>>, RequestError> {
-        let Some(entry) = self.storage.entry(key)? else {
-            return Ok(None);
-        };
-        let hashes: Vec<_> = (0..entry.parts_len())
-            .filter_map(|index| entry.part_hash(index))
-            .collect();
-        Ok(Some(hashes).filter(|hashes| !hashes.is_empty()))
+    /// The hash of each value of a key as it is kept, or with `read` as the disk gives it; `None`
+    /// where there is no value, an error where it is known to be damaged.
+    pub fn hashes(&self, key: &[u8], read: bool) -> Result<Option<Vec<[u8; 32]>>, RequestError> {
+        Ok(self.storage.hashes(key, read)?)
     }
 
-    /// A put begins: says at once what can be refused before its value has come.
-    pub fn check_context(context: &[u8]) -> Result<Context, RequestError> {
-        Ok(Context::decode(context)?)
+    /// A put begins: says at once what can be refused before its value has come. A context names
+    /// nodes that have written here, or it is none of ours: what somebody makes up takes no place
+    /// in an entry.
+    pub fn check_context(&self, context: &[u8]) -> Result<Context, RequestError> {
+        let context = Context::decode(context)?;
+        if let Context::Seen(seen) = &context
+            && let Some(dot) = seen.dots().iter().find(|dot| !self.storage.knows(dot.node))
+        {
+            return Err(ContextError::Stranger(dot.node).into());
+        }
+        Ok(context)
     }
 
     /// Stores a value under the rules of its context. Gives the copies that have it.
@@ -245,7 +259,7 @@ mod tests {
     }
 
     fn put(mediator: &Mediator, context: &[u8], value: &[u8]) -> Result<usize, RequestError> {
-        let context = Mediator::check_context(context)?;
+        let context = mediator.check_context(context)?;
         let value = mediator.storage.value(value.to_vec())?;
         mediator.put(b"k", &context, &value)
     }
@@ -280,7 +294,7 @@ mod tests {
         assert_eq!(values(&mediator), [b"b", b"c"]);
         put(&mediator, &seen, b"b").unwrap();
         assert_eq!(values(&mediator), [b"c", b"b"]);
-        assert_eq!(mediator.hashes(b"k").unwrap().unwrap().len(), 2);
+        assert_eq!(mediator.hashes(b"k", false).unwrap().unwrap().len(), 2);
         let seen = context(&mediator);
         put(&mediator, &seen, b"d").unwrap();
         assert_eq!(values(&mediator), [b"d"]);
@@ -306,7 +320,7 @@ mod tests {
         mediator.delete(b"k").unwrap();
         mediator.delete(b"never there").unwrap();
         assert!(!mediator.has(b"k").unwrap());
-        assert!(mediator.hashes(b"k").unwrap().is_none());
+        assert!(mediator.hashes(b"k", true).unwrap().is_none());
         assert_eq!(mediator.storage.status().unwrap().entries, 1);
 
         let days = |days: u64| Duration::from_secs(days * 86_400);
@@ -322,6 +336,46 @@ mod tests {
         put(&mediator, b"", b"new").unwrap();
         put(&mediator, &seen, b"old").unwrap();
         assert_eq!(values(&mediator), [b"new", b"old"]);
+    }
+
+    #[test]
+    fn a_restored_copy_is_a_node_of_its_own_and_contexts_stay_good() {
+        let original = mediator();
+        put(&original, b"", b"a").unwrap();
+        let seen = context(&original);
+        let folder = tempfile::tempdir().unwrap();
+        let backup = folder.path().join("backup");
+        let told = original.storage.backup(&backup).unwrap();
+        put(&original, &seen, b"after").unwrap();
+        let newer = context(&original);
+
+        let mut names = vec![original.node()];
+        for place in ["one", "two"] {
+            let place = folder.path().join(place);
+            let restored = crate::storage::restore(&backup, &place).unwrap();
+            assert_eq!(restored.fingerprint, told.fingerprint);
+            let open = || {
+                let storage = crate::storage::open(&Config::tiny(&place), None).unwrap();
+                Mediator::new(Arc::new(storage))
+            };
+            let copy = Whole(open(), tempfile::tempdir().unwrap());
+            assert!(!names.contains(&copy.node()));
+            names.push(copy.node());
+            assert!(copy.storage.knows(original.node()));
+            assert_eq!(values(&copy), [b"a"]);
+            // A context of before the backup covers what the backup holds; so does a later one.
+            put(&copy, &seen, b"b").unwrap();
+            assert_eq!(values(&copy), [b"b"]);
+            put(&copy, &newer, b"c").unwrap();
+            assert_eq!(values(&copy), [b"b", b"c"]);
+            let merged = context(&copy);
+            put(&copy, &merged, b"d").unwrap();
+            assert_eq!(values(&copy), [b"d"]);
+            // Its name stays.
+            copy.storage.close().unwrap();
+            drop(copy);
+            assert_eq!(open().node(), names[names.len() - 1]);
+        }
     }
 
     #[test]

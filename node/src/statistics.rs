@@ -26,21 +26,30 @@ pub enum Verb {
     Del,
     /// Hash.
     Hash,
+    /// Check.
+    Check,
 }
 
 impl Verb {
     /// All of them, in the order of their histograms.
-    pub const ALL: [Self; 5] = [Self::Get, Self::Put, Self::Has, Self::Del, Self::Hash];
+    pub const ALL: [Self; 6] = [
+        Self::Get,
+        Self::Put,
+        Self::Has,
+        Self::Del,
+        Self::Hash,
+        Self::Check,
+    ];
 
     /// The word on the wire.
     pub fn name(self) -> &'static str {
-        ["get", "put", "has", "del", "hash"][self as usize]
+        ["get", "put", "has", "del", "hash", "check"][self as usize]
     }
 }
 
 /// The counters of a running node.
 pub struct Statistics {
-    latencies: [Mutex<Histogram<u64>>; 5],
+    latencies: [Mutex<Histogram<u64>>; 6],
     /// Bytes read from clients.
     pub bytes_in: AtomicU64,
     /// Bytes written to clients.
@@ -187,6 +196,6 @@ mod tests {
             .into_iter()
             .map(|of| of.0)
             .collect();
-        assert_eq!(names, ["get", "put", "has", "del", "hash"]);
+        assert_eq!(names, ["get", "put", "has", "del", "hash", "check"]);
     }
 }

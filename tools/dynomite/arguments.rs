@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "dynomite", version, arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 the key is absent, 2 wrong use, 3 no node reached, \
-                        4 refused, 5 a file failed, 6 damage found."
+                        4 refused, 5 a file failed, 6 damage found, 130 interrupted."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -29,7 +29,8 @@ pub enum Command {
     Has(Key),
     /// Delete a key; an absent one is no error
     Del(Key),
-    /// Store every file below a folder, its relative path being the key
+    /// Store every file below a folder, its relative path being the key; what is there and equal is
+    /// passed over
     Load(Load),
     /// Show what the node says of itself
     Status(Reporting),
@@ -139,6 +140,10 @@ pub struct Load {
     #[arg(long, value_name = "NUMBER", default_value = "16",
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub connections: u16,
+    /// Let the node read each value from its disk before it says what it has, so that values that have
+    /// rotted there unseen are stored anew. Without it, only those known to be damaged are
+    #[arg(long)]
+    pub verify: bool,
     /// Write the summary as JSON
     #[arg(long)]
     pub json: bool,

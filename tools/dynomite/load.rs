@@ -2,20 +2,22 @@
 //!
 //! Several connections each take a stretch of the files, hash them, ask the node for the hashes
 //! of what it has, and put what differs: so an interrupted load goes on where it was, and a second
-//! one moves nothing.
+//! one moves nothing. A node gives no hash of a value that it knows to be damaged, so what a check
+//! has named is stored anew; with `--verify` it reads each value before it answers.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use node::client::{ClientError, TextClient};
+use node::client::{ClientError, Held, TextClient};
 use node::text::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::Load;
 use crate::files::read_fault;
@@ -31,6 +33,8 @@ const STRETCH_BYTES: u64 = 16 << 20;
 const HOLD_BYTES: u64 = 1 << 20;
 /// Files that could not be loaded are named one by one, up to this many.
 const NAMED_MAX: usize = 20;
+/// The exit code of an interrupted load, as shells have it: 128 and the number of SIGINT.
+const INTERRUPTED: i32 = 130;
 
 /// A file to be loaded.
 struct Item {
@@ -51,15 +55,20 @@ struct Found {
 }
 
 /// What all connections share.
-struct Shared<'a> {
-    address: &'a str,
-    stretches: Vec<&'a [Item]>,
+struct Shared {
+    address: String,
+    stretches: Vec<Vec<Item>>,
     /// The next one that nobody has taken.
     next: AtomicUsize,
     stop: AtomicBool,
     stored: AtomicU64,
     stored_bytes: AtomicU64,
     equal: AtomicU64,
+    /// Of those stored, how many the node had damaged.
+    healed: AtomicU64,
+    /// A file could not be stored because what is around its key is damaged.
+    damage: AtomicBool,
+    verify: bool,
     faults: Mutex<Vec<String>>,
     failure: Mutex<Option<Failure>>,
     bar: ProgressBar,
@@ -71,48 +80,47 @@ pub fn load(load: &Load) -> Outcome {
     // A node that is not there is named before a large folder is walked.
     TextClient::connect(&address)?;
     let since = Instant::now();
+    let interrupt = Interrupt::listen()?;
     let mut found = find(&load.directory)?;
-    let shared = Shared {
-        address: &address,
-        stretches: stretches(&found.items),
+    let shared = Arc::new(Shared {
+        address,
+        stretches: stretches(std::mem::take(&mut found.items)),
         next: AtomicUsize::new(0),
         stop: AtomicBool::new(false),
         stored: AtomicU64::new(0),
         stored_bytes: AtomicU64::new(0),
         equal: AtomicU64::new(0),
+        healed: AtomicU64::new(0),
+        damage: AtomicBool::new(false),
+        verify: load.verify,
         faults: Mutex::new(std::mem::take(&mut found.faults)),
         failure: Mutex::new(None),
         bar: bar(found.bytes),
-    };
+    });
+    interrupt.tell(&shared);
     std::thread::scope(|scope| {
         for _ in 0..load.connections {
             scope.spawn(|| shared.work());
         }
     });
     shared.bar.finish_and_clear();
-    let faults = shared
-        .faults
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let faults = std::mem::take(&mut *lock(&shared.faults));
     for fault in faults.iter().take(NAMED_MAX) {
         eprintln!("dynomite: {fault}");
     }
     if faults.len() > NAMED_MAX {
         eprintln!("dynomite: and {} more", faults.len() - NAMED_MAX);
     }
-    let failure = shared
-        .failure
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    if let Some(failure) = failure {
+    if let Some(failure) = lock(&shared.failure).take() {
         return failure.code.because(format_args!(
             "{}; {} files were stored: load again, and what is there is passed over",
             failure.error,
             shared.stored.load(Ordering::Relaxed)
         ));
     }
-    let (stored, equal) = (shared.stored.into_inner(), shared.equal.into_inner());
-    let bytes = shared.stored_bytes.into_inner();
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let (stored, equal) = (count(&shared.stored), count(&shared.equal));
+    let (bytes, healed) = (count(&shared.stored_bytes), count(&shared.healed));
     let took = since.elapsed();
     let rate = u128::from(bytes) * 1_000_000 / took.as_micros().max(1);
     let rate = u64::try_from(rate).unwrap_or(u64::MAX);
@@ -121,13 +129,18 @@ pub fn load(load: &Load) -> Outcome {
             "stored": stored,
             "stored_bytes": bytes,
             "equal": equal,
+            "healed": healed,
             "passed_over": found.passed_over,
             "faults": faults,
             "milliseconds": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         }))?;
     } else {
+        let healed = match healed {
+            0 => String::new(),
+            healed => format!("; {healed} of them were damaged in the store"),
+        };
         say(format_args!(
-            "stored {stored} files, {}, in {} ({}/s); {equal} were there and equal; \
+            "stored {stored} files, {}, in {} ({}/s){healed}; {equal} were there and equal; \
              {} links and special files passed over; {} faults",
             amount(bytes),
             duration(took),
@@ -136,25 +149,75 @@ pub fn load(load: &Load) -> Outcome {
             faults.len()
         ))?;
     }
-    Ok(if faults.is_empty() {
+    Ok(if shared.damage.load(Ordering::Relaxed) {
+        Code::Damage
+    } else if faults.is_empty() {
         Code::Done
     } else {
         Code::Local
     })
 }
 
-/// Cuts the files into stretches.
-fn stretches(items: &[Item]) -> Vec<&[Item]> {
-    let (mut stretches, mut rest) = (Vec::new(), items);
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let fits = rest.iter().take(STRETCH).take_while(|item| {
-            bytes += item.length;
-            bytes <= STRETCH_BYTES
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ctrl-C and SIGTERM: what was loaded is said in a line, and the process ends at once. Puts under
+/// way are whole in the node or not there at all.
+struct Interrupt(Arc<Mutex<Option<Arc<Shared>>>>);
+
+impl Interrupt {
+    fn listen() -> Result<Self, Failure> {
+        let shared = Arc::new(Mutex::new(None::<Arc<Shared>>));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .naming(Code::Local, "Ctrl-C")?;
+        let (mut interrupt, mut terminate) = {
+            let _context = runtime.enter();
+            let listen = |kind| signal(kind).naming(Code::Local, "Ctrl-C");
+            (
+                listen(SignalKind::interrupt())?,
+                listen(SignalKind::terminate())?,
+            )
+        };
+        let told = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+            });
+            let loaded = match &*lock(&told) {
+                None => "nothing was loaded yet".to_owned(),
+                Some(shared) => shared.interrupted(),
+            };
+            eprintln!("dynomite: interrupted: {loaded}: load again, and it goes on from there");
+            std::process::exit(INTERRUPTED);
         });
-        let (stretch, behind) = rest.split_at(fits.count().max(1));
-        stretches.push(stretch);
-        rest = behind;
+        Ok(Self(shared))
+    }
+
+    /// From here on there is something to be said.
+    fn tell(&self, shared: &Arc<Shared>) {
+        *lock(&self.0) = Some(Arc::clone(shared));
+    }
+}
+
+/// Cuts the files into stretches.
+fn stretches(items: Vec<Item>) -> Vec<Vec<Item>> {
+    let mut stretches: Vec<Vec<Item>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        bytes += item.length;
+        match stretches.last_mut() {
+            Some(last) if last.len() < STRETCH && bytes <= STRETCH_BYTES => last.push(item),
+            _ => {
+                bytes = item.length;
+                stretches.push(vec![item]);
+            }
+        }
     }
     stretches
 }
@@ -232,10 +295,22 @@ struct Hashed<'a> {
     length: u64,
 }
 
-impl Shared<'_> {
+impl Shared {
+    /// What has been loaded so far.
+    fn interrupted(&self) -> String {
+        self.bar.finish_and_clear();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        format!(
+            "{} files, {}, were stored, {} were there and equal",
+            count(&self.stored),
+            amount(count(&self.stored_bytes)),
+            count(&self.equal)
+        )
+    }
+
     /// Loads stretch after stretch until none is left or the node is gone.
     fn work(&self) {
-        let result = TextClient::connect(self.address)
+        let result = TextClient::connect(&self.address)
             .map_err(Failure::from)
             .and_then(|mut client| {
                 while !self.stop.load(Ordering::Relaxed) {
@@ -249,8 +324,7 @@ impl Shared<'_> {
             });
         if let Err(failure) = result {
             self.stop.store(true, Ordering::Relaxed);
-            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(failure);
+            lock(&self.failure).get_or_insert(failure);
         }
     }
 
@@ -263,12 +337,13 @@ impl Shared<'_> {
             }
         }
         let keys: Vec<&[u8]> = hashed.iter().map(|file| &file.item.key[..]).collect();
-        let there = self.twice(client, |client| client.hashes(&keys))?;
+        let there = self.twice(client, |client| client.hashes(&keys, self.verify))?;
         for (file, there) in hashed.into_iter().zip(there) {
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            if there == [file.hash] {
+            let damaged = matches!(there, Held::Damaged(_));
+            if there == Held::Hashes(vec![file.hash]) {
                 self.equal.fetch_add(1, Ordering::Relaxed);
                 self.bar.inc(file.item.length);
                 continue;
@@ -276,17 +351,25 @@ impl Shared<'_> {
             match self.twice(client, |client| put(client, &file)) {
                 Ok(_) => {
                     self.stored.fetch_add(1, Ordering::Relaxed);
+                    self.healed.fetch_add(u64::from(damaged), Ordering::Relaxed);
                     self.stored_bytes.fetch_add(file.length, Ordering::Relaxed);
                     self.bar.inc(file.item.length);
                 }
                 Err(ClientError::Local(error)) => {
                     // The file shrank under the put: this connection has lost step.
                     self.fault(file.item, &error);
-                    *client = TextClient::connect(self.address)?;
+                    *client = TextClient::connect(&self.address)?;
+                }
+                // What is around this key; others may be sound.
+                Err(ClientError::Damaged(reason)) => {
+                    self.damage.store(true, Ordering::Relaxed);
+                    self.bar.inc(file.item.length);
+                    let sentence = format!("{}: {reason}", file.item.path.display());
+                    lock(&self.faults).push(sentence);
                 }
                 Err(error) => {
                     let failure = Failure::from(error);
-                    let sentence = format!("{}: {:#}", file.item.path.display(), failure.error);
+                    let sentence = format!("{}: {}", file.item.path.display(), failure.error);
                     return failure.code.because(sentence);
                 }
             }
@@ -304,7 +387,7 @@ impl Shared<'_> {
     ) -> Result<T, ClientError> {
         match ask(client) {
             Err(ClientError::Broken(_)) => {
-                *client = TextClient::connect(self.address)?;
+                *client = TextClient::connect(&self.address)?;
                 ask(client)
             }
             answer => answer,
@@ -313,9 +396,8 @@ impl Shared<'_> {
 
     fn fault(&self, item: &Item, error: &io::Error) {
         self.bar.inc(item.length);
-        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         let failure = read_fault(item.path.display(), error);
-        faults.push(failure.error.to_string());
+        lock(&self.faults).push(failure.error.to_string());
     }
 }
 
@@ -374,8 +456,8 @@ mod tests {
             lengths.iter().map(item).collect()
         };
         let cut = |lengths: &[u64]| -> Vec<usize> {
-            let items = items(lengths);
-            stretches(&items).iter().map(|items| items.len()).collect()
+            let stretches = stretches(items(lengths));
+            stretches.iter().map(Vec::len).collect()
         };
         assert!(cut(&[]).is_empty());
         assert_eq!(cut(&[0; 130]), [64, 64, 2]);

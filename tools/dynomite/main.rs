@@ -10,7 +10,8 @@
 //! | 3 | no node could be reached |
 //! | 4 | the node, or its store, refused |
 //! | 5 | a file, or the output, failed |
-//! | 6 | a check found damage |
+//! | 6 | bytes on a disk are not what was put: in the store, or in a backup |
+//! | 130 | interrupted |
 
 mod arguments;
 mod files;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if failure.code != Code::Quiet {
-                eprintln!("dynomite: {:#}", failure.error);
+                eprintln!("dynomite: {}", failure.error);
             }
             failure.code
         }

@@ -80,6 +80,7 @@ impl From<ClientError> for Failure {
                 Code::Unreachable
             }
             ClientError::Refused(_) => Code::Refused,
+            ClientError::Damaged(_) => Code::Damage,
             ClientError::Local(error) => return output(error),
         };
         let error = anyhow::Error::from(error);
@@ -97,6 +98,7 @@ impl From<ControlError> for Failure {
             }
             ControlError::Broken(_) | ControlError::Denied { .. } => Code::Unreachable,
             ControlError::Failed(_) => Code::Refused,
+            ControlError::Damaged(_) => Code::Damage,
         };
         let error = anyhow::Error::from(error);
         Self { code, error }

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use node::client::{ClientError, TextClient};
+use node::client::{ClientError, Got, Held, TextClient};
 use node::control::{Client, hex, unhex};
-use node::storage::BackupReport;
+use node::storage::{BackupReport, shown};
 use serde_json::json;
 
 use crate::arguments::{Backup, Folder, Get, Key, Node, Put, Reporting, Restore};
@@ -29,7 +29,10 @@ fn connect(node: &Node) -> Result<TextClient, Failure> {
 
 /// The sentence of an absent key.
 fn absent(key: &Key) -> Failure {
-    Code::Absent.failure(format_args!("there is no key {}", key.key.display()))
+    Code::Absent.failure(format_args!(
+        "there is no key {}",
+        shown(key.key.as_bytes())
+    ))
 }
 
 /// `dynomite put`
@@ -73,14 +76,14 @@ pub fn get(get: &Get) -> Outcome {
             let path = get.output.as_deref().unwrap_or(Path::new("-"));
             return Err(error).naming(Code::Local, path.display());
         }
-        other => other?.ok_or_else(|| absent(&get.key))?,
+        other => whole(&get.key, other)?.ok_or_else(|| absent(&get.key))?,
     };
     let values = got.lengths.len();
     if values > 1 && get.sibling.is_none() {
         return Code::Refused.because(format_args!(
             "{} has {values} values from concurrent puts: take one with --sibling 1 to {values}, \
              and put the one that shall stand",
-            get.key.key.display()
+            shown(key)
         ));
     }
     if wanted >= values {
@@ -93,14 +96,31 @@ pub fn get(get: &Get) -> Outcome {
     Ok(Code::Done)
 }
 
+/// Why a reply to a get broke off: the node noted what it could not read, and says so when asked for
+/// the key's hash.
+fn whole(key: &Key, got: Result<Option<Got>, ClientError>) -> Result<Option<Got>, Failure> {
+    let error = match got {
+        Err(error @ ClientError::Broken(_)) => error,
+        other => return Ok(other?),
+    };
+    let ask = || {
+        let held = connect(&key.node)?.hashes(&[key.key.as_bytes()], false)?;
+        Ok::<_, Failure>(held)
+    };
+    match ask().unwrap_or_default().pop() {
+        Some(Held::Damaged(reason)) => Code::Damage.because(reason),
+        _ => Err(error.into()),
+    }
+}
+
 fn describe(client: &mut TextClient, key: &Key) -> Outcome {
     let mut hashers = Vec::new();
     let got = client.get(key.key.as_bytes(), &mut |piece| {
         hashers.resize_with(piece.values, blake3::Hasher::new);
         hashers[piece.index].update(piece.bytes);
         Ok(())
-    })?;
-    let got = got.ok_or_else(|| absent(key))?;
+    });
+    let got = whole(key, got)?.ok_or_else(|| absent(key))?;
     hashers.resize_with(got.lengths.len(), blake3::Hasher::new);
     let values = got.lengths.iter().zip(&hashers).map(
         |(length, hasher)| json!({ "length": length, "hash": hasher.finalize().to_hex().as_str() }),
@@ -151,8 +171,13 @@ pub fn restore(restore: &Restore) -> Outcome {
     std::fs::File::open(&restore.file)
         .and_then(|mut file| file.read(&mut first))
         .naming(Code::Local, restore.file.display())?;
-    let report = node::storage::restore(&restore.file, folder)
-        .map_err(|error| Code::Refused.failure(error))?;
+    let report = node::storage::restore(&restore.file, folder).map_err(|error| {
+        if error.is_damage() {
+            Code::Damage.failure(error)
+        } else {
+            Code::Refused.failure(error)
+        }
+    })?;
     say_backup("restored", &report, restore.report.json)
 }
 
@@ -191,6 +216,12 @@ pub fn check(check: &Reporting) -> Outcome {
             report.extents,
             amount(report.bytes)
         ))?;
+        if !report.damaged.is_empty() {
+            say("a new value of a damaged key heals it: put it again, or load its folder again")?;
+        }
+        if report.damaged.len() < report.violations.len() {
+            say("what is no value of a key only a backup heals: see `dynomite restore`")?;
+        }
     }
     Ok(if whole { Code::Done } else { Code::Damage })
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use node::config::Config;
@@ -24,6 +24,8 @@ use crate::outcome::{Code, Failure, Naming, Outcome, say};
 const DETACHED: &str = "DYNOMITE_DETACHED";
 /// The log's name in its folder, the original's.
 const LOG: &str = "dynomite.log";
+/// More than a process id takes.
+const PID_BYTES_MAX: u64 = 64;
 /// Descriptors beside those of clients: the store's, the sockets, 256 conversations on the control
 /// socket, clients that are being refused, and room. Without one, the store cannot even back up.
 const DESCRIPTORS_SPARE: u64 = 1024;
@@ -86,13 +88,15 @@ fn serve(arguments: &Start) -> Outcome {
         // It fails only for a leader of its group, which has what it asks for.
         let _ = setsid();
     }
+    let mut pidfile = Pidfile::claim(arguments.pidfile.as_deref())?;
     folder(&config.directory)?;
-    let mut log = Log::open(arguments, &config.directory)?;
+    let log = Arc::new(Mutex::new(Log::open(arguments, &config.directory)?));
+    let note = |line: &str| locked(&log).note(line);
     for notice in std::mem::take(&mut config.notices) {
-        log.note(&notice);
+        note(&notice);
     }
     if let Some(fewer) = raise_descriptors(config.max_connections) {
-        log.note(&format!(
+        note(&format!(
             "the system gives this process descriptors for {fewer} connections, not {}: raise \
              `ulimit -n`",
             config.max_connections
@@ -114,22 +118,23 @@ fn serve(arguments: &Start) -> Outcome {
     let storage = node::storage::open(&config, arguments.accept_loss)
         .map_err(|error| Code::Refused.failure(error))?;
     let socket = socket?;
+    let listener = Arc::clone(&log);
+    storage.listen(Box::new(move |line| locked(&listener).note(line)));
     let result = runtime.block_on(async {
         // From here on whoever asks it to stop is heard, if only once it serves.
         let mut signals = Signals::listen(detached)?;
         let running = Running::start_at(socket, &config, Arc::new(storage))
             .map_err(|error| Code::Refused.failure(error))?;
-        let mut pidfile = Pidfile(None);
         // Once it serves, it stops cleanly whatever happens.
         let ready = pidfile
-            .write(arguments.pidfile.as_deref())
-            .and_then(|()| announce(&running, &config.directory, &mut log, detached));
+            .write()
+            .and_then(|()| announce(&running, &config.directory, &mut locked(&log), detached));
         if ready.is_ok() {
             let reason = tokio::select! {
                 () = running.asked_to_stop() => "asked to stop",
                 reason = signals.any() => reason,
             };
-            log.note(&format!("{reason}: stopping"));
+            note(&format!("{reason}: stopping"));
         }
         let stopped = tokio::select! {
             stopped = running.stop() => stopped.map_err(|error| Code::Refused.failure(error)),
@@ -139,8 +144,8 @@ fn serve(arguments: &Start) -> Outcome {
         ready.and(stopped)
     });
     match &result {
-        Ok(()) => log.note("stopped"),
-        Err(failure) => log.record(&format!("stopped: {:#}", failure.error)),
+        Ok(()) => note("stopped"),
+        Err(failure) => locked(&log).record(&format!("stopped: {}", failure.error)),
     }
     // A client that does not read must not hold the end up.
     runtime.shutdown_background();
@@ -232,6 +237,10 @@ fn connections_of(descriptors: u64, wanted: usize) -> Option<usize> {
     Some(connections).filter(|connections| *connections < wanted)
 }
 
+fn locked(log: &Mutex<Log>) -> MutexGuard<'_, Log> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Where the node notes what happens: standard error, and the log's file if there is one.
 struct Log {
     file: Option<File>,
@@ -308,14 +317,75 @@ fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// The file with the process id, gone with the node.
-struct Pidfile(Option<PathBuf>);
+/// The file with the process id, gone with the node. What is no such file is never written over.
+struct Pidfile {
+    path: Option<PathBuf>,
+    written: bool,
+}
 
 impl Pidfile {
-    fn write(&mut self, path: Option<&Path>) -> Result<(), Failure> {
+    /// Sees that the place is free, or holds what a node that is gone has left.
+    fn claim(path: Option<&Path>) -> Result<Self, Failure> {
         if let Some(path) = path {
-            fs::write(path, Self::content()).naming(Code::Local, path.display())?;
-            self.0 = Some(path.to_owned());
+            Self::refuse_anothers(path)?;
+        }
+        Ok(Self {
+            path: path.map(Path::to_owned),
+            written: false,
+        })
+    }
+
+    fn refuse_anothers(path: &Path) -> Result<(), Failure> {
+        let (name, otherwise) = (path.display(), "name another file with --pidfile");
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).naming(Code::Local, &name),
+            Ok(there) if !there.is_file() => {
+                return Code::Local
+                    .because(format_args!("{name} is there and is no file: {otherwise}"));
+            }
+            Ok(_) => {}
+        }
+        let mut start = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(PID_BYTES_MAX).read_to_end(&mut start))
+            .naming(Code::Local, &name)?;
+        let text = String::from_utf8(start).ok();
+        let pid = text.and_then(|text| text.trim().parse::<u32>().ok());
+        let Some(pid) = pid else {
+            return Code::Local.because(format_args!(
+                "{name} is there, holds no process id, and was left as it is: {otherwise}"
+            ));
+        };
+        // The number may have gone to another program since.
+        let running = fs::read(format!("/proc/{pid}/comm"));
+        let own = fs::read("/proc/self/comm");
+        if pid != std::process::id()
+            && let (Ok(running), Ok(own)) = (running, own)
+            && running == own
+        {
+            return Code::Local.because(format_args!(
+                "{name} belongs to process {pid}, a node that is running: {otherwise}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        if let Some(path) = &self.path {
+            Self::refuse_anothers(path)?;
+            let write = || {
+                match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                let mut options = OpenOptions::new();
+                // Two nodes that start at once must not both have it.
+                let mut file = options.write(true).create_new(true).open(path)?;
+                file.write_all(Self::content().as_bytes())
+            };
+            write().naming(Code::Local, path.display())?;
+            self.written = true;
         }
         Ok(())
     }
@@ -328,7 +398,7 @@ impl Pidfile {
 impl Drop for Pidfile {
     fn drop(&mut self) {
         // Another node may have written its own there since.
-        if let Some(path) = &self.0
+        if let Some(path) = self.path.as_ref().filter(|_| self.written)
             && fs::read(path).is_ok_and(|content| content == Self::content().as_bytes())
         {
             let _ = fs::remove_file(path);

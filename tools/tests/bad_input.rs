@@ -259,7 +259,7 @@ fn damage_in_the_log_is_given_up_only_when_told_so() {
         "1"
     );
     let arguments = ["get", "second", "--data", "data"];
-    refused(folder.path(), &arguments, 1, "there is no key second");
+    refused(folder.path(), &arguments, 1, "there is no key \"second\"");
     node.stop();
 }
 
@@ -307,14 +307,43 @@ fn only_a_whole_backup_is_restored_and_never_over_a_store() {
     let mut spoilt = spoilt;
     spoilt[at.unwrap()] ^= 1;
     fs::write(here.join("spoilt"), spoilt).unwrap();
-    refused(here, &["restore", "spoilt", "--data", "new"], 4, "damage");
+    refused(
+        here,
+        &["restore", "spoilt", "--data", "new"],
+        6,
+        "cannot restore spoilt, and nothing was: the value of \"long\" in it is damaged",
+    );
     assert_eq!(fs::read_dir(here.join("new")).map_or(0, Iterator::count), 0);
+    let mut headless = fs::read(here.join("copy")).unwrap();
+    for offset in engine_superblocks() {
+        headless[offset + 100] ^= 1;
+    }
+    fs::write(here.join("headless"), headless).unwrap();
+    let arguments = ["restore", "headless", "--data", "new"];
+    refused(here, &arguments, 6, "cannot restore headless");
+    let short = fs::read(here.join("copy")).unwrap();
+    fs::write(here.join("short"), &short[..short.len() / 2]).unwrap();
+    let arguments = ["restore", "short", "--data", "new"];
+    refused(here, &arguments, 6, "cannot restore short");
+
+    // What is in the way is named, and stays.
+    fs::create_dir(here.join("taken")).unwrap();
+    fs::write(here.join("taken/letter"), b"mine").unwrap();
+    let arguments = ["restore", "copy", "--data", "taken"];
+    refused(here, &arguments, 4, "taken is not empty, it holds letter");
+    assert_eq!(fs::read_dir(here.join("taken")).unwrap().count(), 1);
+    assert_eq!(fs::read(here.join("taken/letter")).unwrap(), b"mine");
 
     done(here, &["restore", "copy", "--data", "new"]);
     let node = Node::start(here, "new");
     assert_eq!(done(here, &["get", "key", "--data", "new"]), "kept");
     node.stop();
     assert_kept(here);
+}
+
+/// Where the copies of the superblocks stand.
+fn engine_superblocks() -> [usize; 4] {
+    [0, 16 << 10, 32 << 10, 48 << 10]
 }
 
 /// A small file system in memory, gone with its test.
@@ -479,4 +508,83 @@ fn a_pidfile_that_cannot_be_written_leaves_a_store_that_was_closed() {
     assert!(said.contains("absent/pid"), "{said}");
     assert!(!here.join("data/control").exists());
     Node::start(here, "data").stop();
+}
+
+#[test]
+fn only_a_pidfile_of_a_node_that_is_gone_is_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let refused = |words: &str| {
+        let output = common::start(here, "other", &["-p", "pid"])
+            .output()
+            .unwrap();
+        assert_refused(&output, &["start", "-p"], 5, words);
+        assert!(!here.join("other").exists());
+    };
+    fs::write(here.join("pid"), b"To whom it may concern").unwrap();
+    refused("pid is there, holds no process id, and was left as it is");
+    assert_eq!(
+        fs::read(here.join("pid")).unwrap(),
+        b"To whom it may concern"
+    );
+    // No process has this number.
+    fs::write(here.join("pid"), b"99999999999\n").unwrap();
+    refused("holds no process id");
+    fs::write(here.join("pid"), b"4194305\n").unwrap();
+    let node = Node::start_with(here, "data", &["-p", "pid"]);
+    let pid = node.status()["pid"].as_u64().unwrap();
+    let content = || fs::read_to_string(here.join("pid")).ok();
+    assert_eq!(content(), Some(format!("{pid}\n")));
+    refused(&format!("pid belongs to process {pid}"));
+    assert_eq!(content(), Some(format!("{pid}\n")));
+    node.kill();
+    let node = Node::start_with(here, "data", &["-p", "pid"]);
+    node.stop();
+    assert_eq!(content(), None);
+}
+
+#[test]
+fn an_interrupted_load_says_how_far_it_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    fs::create_dir(here.join("files")).unwrap();
+    fs::write(here.join("files/one"), b"1").unwrap();
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let load = Command::new(PROGRAM)
+        .args(["load", "files", "--connections", "1", "--host", &address])
+        .current_dir(here)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first asks whether a node is there; the second loads.
+    let held: Vec<_> = (0..2).map(|_| silent.accept().unwrap()).collect();
+    let pid = rustix::process::Pid::from_child(&load);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = load.wait_with_output().unwrap();
+    drop(held);
+    let words = "interrupted: 0 files, 0 B, were stored, 0 were there and equal: load again";
+    assert_refused(&output, &["load"], 130, words);
+}
+
+#[test]
+fn a_mended_superblock_is_said_in_the_log() {
+    let folder = with_a_value();
+    let here = folder.path();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(here.join("data/store"))
+        .unwrap();
+    file.write_all_at(&[0xee; 8], 100).unwrap();
+    drop(file);
+    let node = Node::start_with(here, "data", &["--log", "logs"]);
+    assert_eq!(done(here, &["get", "key", "--data", "data"]), "kept");
+    node.stop();
+    let log = fs::read_to_string(here.join("logs/dynomite.log")).unwrap();
+    assert!(
+        log.contains("superblock copy 0, of slot A, was damaged"),
+        "{log}"
+    );
 }

@@ -70,6 +70,10 @@ fn what_is_wrong_is_said_in_a_sentence_with_its_code() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
         assert!(said.contains(sentence), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        assert!(
+            said.matches("os error").count() <= 1,
+            "{arguments:?}: {said}"
+        );
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
 }

@@ -49,6 +49,12 @@ pub trait Disk: Send + Sync + 'static {
     /// The only call that may say that the disk is full.
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;
 
+    /// Whether all of `[offset, offset + bytes)` was written, as far as the file system tells; false
+    /// where there is a hole, or space that is only allocated.
+    fn is_written(&self, _offset: u64, _bytes: u64) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Gives the space of `[offset, offset + bytes)` back to the file system; it reads as zeros.
     /// The size stays. `Unsupported` where the file system cannot.
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()>;

@@ -279,6 +279,18 @@ impl Disk for FileDisk {
         }
     }
 
+    fn is_written(&self, offset: u64, bytes: u64) -> io::Result<bool> {
+        match sys::next_hole(&self.cached, offset) {
+            Ok(hole) => Ok(hole >= offset.saturating_add(bytes)),
+            // Past the end of the file.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(false),
+            // File systems that do not know the question have no holes.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.require_writable()?;
         if bytes == 0 {

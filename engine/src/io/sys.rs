@@ -102,6 +102,15 @@ pub(super) fn fallocate(file: &File, mode: i32, offset: u64, bytes: u64) -> io::
     }
 }
 
+/// Where the next hole begins at or behind `offset`; the file's end counts as one. Moves the
+/// descriptor's own place, which nothing else here uses.
+pub(super) fn next_hole(file: &File, offset: u64) -> io::Result<u64> {
+    let offset = signed(offset)?;
+    // SAFETY: the call takes numbers only, and the descriptor is open.
+    let hole = unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_HOLE) };
+    u64::try_from(hole).map_err(|_| io::Error::last_os_error())
+}
+
 /// `posix_fadvise`. Advice may be refused: nothing but speed depends on it.
 pub(super) fn advise(file: &File, offset: u64, bytes: u64, advice: i32) {
     if let (Ok(offset), Ok(bytes)) = (signed(offset), signed(bytes)) {

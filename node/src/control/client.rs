@@ -30,6 +30,9 @@ pub enum ControlError {
     /// The conversation broke off.
     #[error("the node broke off: {0}")]
     Broken(#[from] io::Error),
+    /// Bytes on the node's disk are not what was put.
+    #[error("{0}")]
+    Damaged(String),
     /// The node says no.
     #[error("{0}")]
     Failed(String),
@@ -66,7 +69,7 @@ impl Client {
         loop {
             match frame::read(&mut self.stream)? {
                 Answer::Progress => {}
-                Answer::Failed { reason } => return Err(ControlError::Failed(reason)),
+                Answer::Failed { reason, damage } => return Err(failed(reason, damage)),
                 answer => return Ok(answer),
             }
         }
@@ -99,7 +102,7 @@ impl Client {
         match frame::read::<Answer>(&mut self.stream) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
-            Ok(Answer::Failed { reason }) => Err(ControlError::Failed(reason)),
+            Ok(Answer::Failed { reason, damage }) => Err(failed(reason, damage)),
             Ok(other) => Err(unexpected(&other)),
             Err(error) => Err(error.into()),
         }
@@ -120,6 +123,14 @@ impl Client {
             Answer::Check(report) => Ok(report),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+fn failed(reason: String, damage: bool) -> ControlError {
+    if damage {
+        ControlError::Damaged(reason)
+    } else {
+        ControlError::Failed(reason)
     }
 }
 

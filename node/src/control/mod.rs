@@ -71,6 +71,8 @@ pub enum Answer {
     Failed {
         /// Why, a sentence.
         reason: String,
+        /// Whether bytes on the disk that are not what was put are the reason.
+        damage: bool,
     },
     /// To [`Request::Address`].
     Address {

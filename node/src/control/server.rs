@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep};
 
 use super::{Answer, HASHES_MAX, Hex, NodeStatus, Request, SOCKET, frame, socket_path};
 use crate::error::Error;
 use crate::mediator::{Mediator, RequestError};
+use crate::storage::StorageError;
 
 /// Conversations at a time.
 const CONVERSATIONS_MAX: usize = 256;
@@ -128,17 +129,48 @@ async fn converse(mut stream: UnixStream, backing: &Arc<Backing>) -> io::Result<
                 }
             }
         };
+        let failed = |panic| Refusal::from(format!("the node failed at this request: {panic}"));
         let answer = answer
-            .unwrap_or_else(|panic| Err(format!("the node failed at this request: {panic}")))
-            .unwrap_or_else(|reason| Answer::Failed { reason });
+            .unwrap_or_else(|panic: JoinError| Err(failed(panic)))
+            .unwrap_or_else(|Refusal { reason, damage }| Answer::Failed { reason, damage });
         frame::send(&mut stream, &answer).await?;
     }
     Ok(())
 }
 
-fn answer(request: Request, backing: &Backing) -> Result<Answer, String> {
+/// Why a request is not done.
+struct Refusal {
+    reason: String,
+    damage: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        let damage = false;
+        Self { reason, damage }
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Self {
+            reason: error.to_string(),
+            damage: error.is_damage(),
+        }
+    }
+}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Storage(error) => error.into(),
+            other => other.to_string().into(),
+        }
+    }
+}
+
+fn answer(request: Request, backing: &Backing) -> Result<Answer, Refusal> {
     let (mediator, storage) = (&backing.mediator, backing.mediator.storage());
-    let fault = |error: &dyn std::error::Error| error.to_string();
     match request {
         Request::Address => {
             let text = (backing.status)().text_address;
@@ -146,61 +178,49 @@ fn answer(request: Request, backing: &Backing) -> Result<Answer, String> {
         }
         Request::Status => {
             let mut status = (backing.status)();
-            status.store = storage.status().map_err(|error| fault(&error))?;
+            status.store = storage.status()?;
             Ok(Answer::Status(Box::new(status)))
         }
         Request::Stop => Ok(Answer::Stopping),
         Request::Backup { path } => {
             let path = PathBuf::from(OsString::from_vec(path.0));
             if !path.is_absolute() {
-                return Err(format!(
-                    "the backup's path must be absolute: {}",
-                    path.display()
-                ));
+                return Err(
+                    format!("the backup's path must be absolute: {}", path.display()).into(),
+                );
             }
             if path.symlink_metadata().is_ok() {
-                return Err(format!(
-                    "{} is there already: choose a new file",
-                    path.display()
-                ));
+                return Err(
+                    format!("{} is there already: choose a new file", path.display()).into(),
+                );
             }
-            storage
-                .backup(&path)
-                .map(Answer::Backup)
-                .map_err(|error| fault(&error))
+            Ok(Answer::Backup(storage.backup(&path)?))
         }
-        Request::Check => storage
-            .check()
-            .map(Answer::Check)
-            .map_err(|error| fault(&error)),
+        Request::Check => Ok(Answer::Check(storage.check()?)),
         Request::Hashes { keys } => {
             bounded(&keys)?;
             let hashes: Result<Vec<_>, RequestError> = keys
                 .iter()
                 .map(|key| {
-                    let hashes = mediator.hashes(&key.0)?.unwrap_or_default();
+                    let hashes = mediator.hashes(&key.0, false)?.unwrap_or_default();
                     Ok(hashes.into_iter().map(|hash| Hex(hash.to_vec())).collect())
                 })
                 .collect();
-            let hashes = hashes.map_err(|error| fault(&error))?;
-            Ok(Answer::Hashes { hashes })
+            Ok(Answer::Hashes { hashes: hashes? })
         }
         Request::Delete { keys } => {
             bounded(&keys)?;
             for key in &keys {
-                mediator.delete(&key.0).map_err(|error| fault(&error))?;
+                mediator.delete(&key.0)?;
             }
             Ok(Answer::Deleted)
         }
     }
 }
 
-fn bounded(keys: &[Hex]) -> Result<(), String> {
+fn bounded(keys: &[Hex]) -> Result<(), Refusal> {
     if keys.len() > HASHES_MAX {
-        return Err(format!(
-            "{} keys at once, and {HASHES_MAX} are allowed",
-            keys.len()
-        ));
+        return Err(format!("{} keys at once, and {HASHES_MAX} are allowed", keys.len()).into());
     }
     Ok(())
 }

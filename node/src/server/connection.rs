@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use super::value::Incoming;
 use super::{Shared, linger};
@@ -32,6 +32,8 @@ const BUSY_BUFFER_BYTES: usize = 128 << 10;
 const PIECE_BYTES: usize = 256 << 10;
 /// A client that is slower than this with a long command, or a long reply, is too slow.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
+/// So long, once the node stops, a client may let a command or a reply rest that is under way.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Why a connection ends.
 enum End {
@@ -128,7 +130,11 @@ impl Connection<'_> {
         };
         let read = timeout_at(deadline.into(), self.stream.read(buffer));
         let read = if began.is_some() {
-            read.await
+            tokio::select! {
+                biased;
+                read = read => read,
+                () = stalled(&mut self.stop) => return Err(self.left_behind().await),
+            }
         } else {
             tokio::select! {
                 biased;
@@ -165,6 +171,13 @@ impl Connection<'_> {
         End::Gently
     }
 
+    /// The node stops, and a client does not bring its command to an end.
+    async fn left_behind(&mut self) -> End {
+        self.fail("the node stops, and the command did not come to its end");
+        let _ = self.flush().await;
+        End::Now
+    }
+
     /// Runs all that the bytes hold.
     async fn take(&mut self, mut input: &[u8]) -> ControlFlow<End> {
         loop {
@@ -194,7 +207,7 @@ impl Connection<'_> {
                 length,
             } => {
                 // What is refused already is read past, and takes no place.
-                let (context, value) = match Mediator::check_context(&context) {
+                let (context, value) = match self.shared.mediator.check_context(&context) {
                     Ok(context) => (context, Incoming::begin(length)),
                     Err(error) => (Context::Foreign, Incoming::Refused(error)),
                 };
@@ -236,16 +249,20 @@ impl Connection<'_> {
                     reply::succeeded(&mut self.out, copies);
                 }
             }
-            Event::Command(Command::Hash(key)) => {
-                let run = move |mediator: &Mediator| mediator.hashes(&key);
-                match self.request(Verb::Hash, run).await {
-                    Some(Some(hashes)) => reply::hashes(&mut self.out, hashes.iter()),
-                    Some(None) => reply::not_found(&mut self.out),
-                    None => {}
-                }
-            }
+            Event::Command(Command::Hash(key)) => self.hashes(Verb::Hash, key).await,
+            Event::Command(Command::Check(key)) => self.hashes(Verb::Check, key).await,
         }
         ControlFlow::Continue(())
+    }
+
+    async fn hashes(&mut self, verb: Verb, key: Vec<u8>) {
+        let read = verb == Verb::Check;
+        let run = move |mediator: &Mediator| mediator.hashes(&key, read);
+        match self.request(verb, run).await {
+            Some(Some(hashes)) => reply::hashes(&mut self.out, hashes.iter()),
+            Some(None) => reply::not_found(&mut self.out),
+            None => {}
+        }
     }
 
     async fn put(&mut self, putting: Putting) {
@@ -287,7 +304,7 @@ impl Connection<'_> {
 
     /// Writes the values of a long reply. A value that cannot be read at all is told; a fault in
     /// the middle ends the connection: the client must not take what follows for the rest of the
-    /// value. As long as the reply is under way the store keeps what it shows, so the client has
+    /// value. Why it ended a `hash` of the key tells, for damage was noted then. As long as the reply is under way the store keeps what it shows, so the client has
     /// one deadline for all of it.
     async fn stream_out(&mut self, found: &Found) -> Result<(), ()> {
         // Whatever becomes of this reply, those before it arrive.
@@ -300,9 +317,11 @@ impl Connection<'_> {
             let mut left = length;
             loop {
                 let piece = left.min(PIECE_BYTES as u64);
+                let (mediator, key) = (Arc::clone(&self.shared.mediator), found.key().to_vec());
                 let read = blocking(move || {
                     let mut bytes = Vec::new();
-                    append(&mut bytes, &mut reader, piece)?;
+                    let appended = append(&mut bytes, &mut reader, piece);
+                    appended.map_err(|error| mediator.storage().fault_of_value(&key, error))?;
                     Ok::<_, StorageError>((bytes, reader))
                 });
                 let bytes = match read.await {
@@ -381,20 +400,28 @@ impl Connection<'_> {
         if self.out.is_empty() {
             return Ok(());
         }
-        let written = timeout_at(deadline.into(), self.stream.write_all(&self.out)).await;
         let statistics = &self.shared.statistics;
-        match written {
-            Ok(Ok(())) => {
-                statistics
-                    .bytes_out
-                    .fetch_add(self.out.len() as u64, Ordering::Relaxed);
-            }
-            Ok(Err(_)) => return Err(()),
-            Err(_) => {
-                statistics
-                    .connections_timed_out
-                    .fetch_add(1, Ordering::Relaxed);
-                return Err(());
+        let mut left = &self.out[..];
+        while !left.is_empty() {
+            let written = tokio::select! {
+                biased;
+                written = timeout_at(deadline.into(), self.stream.write(left)) => written,
+                () = stalled(&mut self.stop) => return Err(()),
+            };
+            match written {
+                Ok(Ok(0) | Err(_)) => return Err(()),
+                Ok(Ok(written)) => {
+                    statistics
+                        .bytes_out
+                        .fetch_add(written as u64, Ordering::Relaxed);
+                    left = &left[written..];
+                }
+                Err(_) => {
+                    statistics
+                        .connections_timed_out
+                        .fetch_add(1, Ordering::Relaxed);
+                    return Err(());
+                }
             }
         }
         if self.out.capacity() > ONE_WRITE_BYTES {
@@ -428,18 +455,28 @@ fn look_up(mediator: &Mediator, key: &[u8]) -> Result<Answer, RequestError> {
     for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
         let length = reader.length();
         reply::value(&mut out, length);
-        append(&mut out, &mut reader, length)?;
+        append(&mut out, &mut reader, length)
+            .map_err(|error| mediator.storage().fault_of_value(key, error))?;
     }
     reply::end(&mut out);
     Ok(Answer::Short(out))
 }
 
-fn append(out: &mut Vec<u8>, from: &mut Reader, length: u64) -> Result<(), StorageError> {
+fn append(out: &mut Vec<u8>, from: &mut Reader, length: u64) -> Result<(), engine::Error> {
     let start = out.len();
     let length = usize::try_from(length).expect("a piece is short");
     out.resize(start + length, 0);
     from.read_exact(&mut out[start..])
-        .map_err(|error| StorageError::Failed(error.to_string()))
+        .map_err(engine::Error::of_reader)
+}
+
+/// Ends [`STOP_GRACE`] after the node was told to stop. Made anew with each stretch of bytes, so it
+/// ends only where no byte comes or goes for so long.
+async fn stalled(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    sleep(STOP_GRACE).await;
 }
 
 /// Runs what may wait for the disk away from the network's threads.

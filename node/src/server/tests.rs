@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::client::Held;
 use crate::config::Config;
 use crate::control::{Answer, Client, Hex, Request};
 use crate::running::Running;
@@ -576,6 +577,75 @@ fn a_stop_ends_the_running_command_and_tells_who_asked() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_client_that_rests_in_a_put() {
+    let mut node = Node::start(|_| {});
+    let mut resting = node.connect();
+    assert_eq!(resting.put("kept", b"", b"1"), "succ 1\n");
+    resting.send(b"put 1 k 0  60000000 ");
+    // Enough that a place was taken for it.
+    resting.send(&vec![7; 600_000]);
+    resting.0.flush().unwrap();
+    let mut unread = node.connect();
+    let long = vec![7; 60_000_000];
+    assert_eq!(unread.put("long", b"", &long), "succ 1\n");
+    unread.send(b"get 4 long\n");
+    assert_eq!(unread.section(), "succ");
+    node.stop();
+    let mut said = Vec::new();
+    let _ = resting.0.read_to_end(&mut said);
+    let said = String::from_utf8(said).unwrap();
+    // Ended by force, as after the whole time that a stop may take, it would not be told.
+    assert!(said.starts_with("fail the node stops"), "{said:?}");
+    let mut rest = Vec::new();
+    let _ = unread.0.read_to_end(&mut rest);
+    assert!(rest.len() < long.len());
+
+    let config = Config::tiny(node.folder.path());
+    drop(std::mem::replace(&mut node.storage, {
+        let elsewhere = tempfile::tempdir().unwrap();
+        Arc::new(crate::storage::open(&Config::tiny(elsewhere.path()), None).unwrap())
+    }));
+    let storage = crate::storage::open(&config, None).unwrap();
+    assert!(storage.entry(b"kept").unwrap().is_some());
+    assert!(storage.entry(b"k").unwrap().is_none());
+}
+
+#[test]
+fn a_context_that_somebody_made_up_is_refused_and_leaves_no_trace() {
+    use crate::version::{Context, Dot, NodeId, VersionVector};
+
+    let node = Node::start(|_| {});
+    let client = &mut node.connect();
+    assert_eq!(client.put("k", b"", b"1"), "succ 1\n");
+    let (context, _) = client.get("k").unwrap();
+    let strangers: VersionVector = (1..60)
+        .map(|node| Dot {
+            node: NodeId(node),
+            count: 5,
+        })
+        .collect();
+    let reply = client.put("k", &Context::encode(&strangers), b"2");
+    assert!(
+        reply.starts_with("fail the context names the node 0000000000000001, which has never"),
+        "{reply}"
+    );
+    let own: VersionVector = [Dot {
+        node: node.storage.node(),
+        count: 1 << 61,
+    }]
+    .into_iter()
+    .collect();
+    let reply = client.put("k", &Context::encode(&own), b"2");
+    assert!(reply.contains("writes that no node has taken"), "{reply}");
+    assert_eq!(
+        client.get("k").unwrap(),
+        (context.clone(), vec![b"1".to_vec()])
+    );
+    assert_eq!(client.put("k", &context, b"2"), "succ 1\n");
+    assert_eq!(client.get("k").unwrap().1, [b"2"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -616,8 +686,8 @@ fn the_client_and_the_node_understand_each_other() {
         assert!(read == value);
         let hash = *blake3::hash(value).as_bytes();
         assert_eq!(
-            client.hashes(&[b"k", b"absent"]).unwrap(),
-            [vec![hash], vec![]]
+            client.hashes(&[b"k", b"absent"], false).unwrap(),
+            [vec![hash], vec![]].map(Held::Hashes)
         );
     }
     assert!(client.has(b"k").unwrap());

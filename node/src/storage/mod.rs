@@ -10,6 +10,7 @@
 //! - Once [`Storage::update`] has returned, its change is as durable as the node was told to make
 //!   changes.
 
+mod damage;
 mod opening;
 mod reports;
 mod upkeep;
@@ -18,6 +19,7 @@ mod upkeep;
 mod tests;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use engine::{Decision, Durability, Entry, Lsn, NewPart, Store, Summary, Tree, Writer, Written};
@@ -25,8 +27,12 @@ use engine::{Decision, Durability, Entry, Lsn, NewPart, Store, Summary, Tree, Wr
 use crate::hash::{Partition, TOKEN_BYTES, key_hash, stored_key};
 use crate::version::NodeId;
 
+use damage::{Damage, Notices, Trust};
+
+pub use damage::Teller;
 pub use opening::{STORE, open, restore};
-pub use reports::{BackupReport, CheckReport, StoreStatus};
+pub use reports::{BackupReport, CheckReport, DamagedValue, StoreStatus};
+pub(crate) use upkeep::client_key;
 
 /// A value no longer than this stands in its entry; a longer one has a place of its own.
 pub const INLINE_BYTES: usize = 1024;
@@ -43,8 +49,64 @@ pub enum StorageError {
         /// Where writes are acknowledged before they are durable: those above this may be lost.
         buffered_above: Option<Lsn>,
     },
+    /// The bytes of a value are not what was put. A new value of the key heals it.
+    Damaged {
+        /// The key.
+        key: Vec<u8>,
+        /// What was found, and where.
+        fault: String,
+    },
+    /// The tree that a key stands in is damaged.
+    TreeDamaged {
+        /// The key.
+        key: Vec<u8>,
+        /// What was found, and where.
+        source: engine::Error,
+    },
+    /// No backup was made.
+    Backup {
+        /// Where to.
+        to: PathBuf,
+        /// Why, a sentence.
+        why: String,
+        /// Whether damage is the reason.
+        damage: bool,
+    },
     /// A bug of ours ended the request.
     Failed(String),
+}
+
+impl StorageError {
+    /// Whether bytes on the disk are not what was put.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Engine(error) => error.is_damage(),
+            Self::Damaged { .. } | Self::TreeDamaged { .. } => true,
+            Self::Backup { damage, .. } => *damage,
+            Self::Poisoned { .. } | Self::Failed(_) => false,
+        }
+    }
+}
+
+/// A key as people see it: as it was typed, with what cannot be printed escaped.
+pub fn shown(key: &[u8]) -> String {
+    let mut shown = String::with_capacity(key.len() + 2);
+    shown.push('"');
+    for chunk in key.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => shown.extend(['\\', c]),
+                // What could move a terminal's cursor, or stand for another letter.
+                _ if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) => {
+                    shown.extend(c.escape_default());
+                }
+                _ => shown.push(c),
+            }
+        }
+        shown.push_str(&chunk.invalid().escape_ascii().to_string());
+    }
+    shown.push('"');
+    shown
 }
 
 impl fmt::Display for StorageError {
@@ -71,7 +133,23 @@ impl fmt::Display for StorageError {
                  is safe, and what came after may be lost, for the node runs with buffered_writes: \
                  mend the disk and start the node again"
             ),
+            Self::Engine(error) if error.is_damage() => write!(f, "damaged: {error}"),
             Self::Engine(error) => error.fmt(f),
+            // A reply that begins with this word is known to clients: see `text`.
+            Self::Damaged { key, fault } => write!(
+                f,
+                "damaged: the value of {} is not what was put ({fault}); put it again, or load its \
+                 folder again",
+                shown(key)
+            ),
+            Self::TreeDamaged { key, source } => write!(
+                f,
+                "damaged: the tree that {} belongs to cannot be read ({source}); restore a backup",
+                shown(key)
+            ),
+            Self::Backup { to, why, .. } => {
+                write!(f, "no backup was made at {}: {why}", to.display())
+            }
             Self::Failed(how) => write!(f, "the node failed at this request: {how}"),
         }
     }
@@ -81,7 +159,11 @@ impl std::error::Error for StorageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Engine(error) => std::error::Error::source(error),
-            Self::Poisoned { .. } | Self::Failed(_) => None,
+            Self::TreeDamaged { source, .. } => Some(source),
+            Self::Poisoned { .. }
+            | Self::Damaged { .. }
+            | Self::Backup { .. }
+            | Self::Failed(_) => None,
         }
     }
 }
@@ -145,8 +227,12 @@ pub struct Storage {
     store: Store,
     node: NodeId,
     q: u32,
+    /// Names that the node had before: see [`Storage::knows`].
+    earlier: Vec<NodeId>,
     durability: Durability,
     partitions: Vec<Tree>,
+    damage: Damage,
+    notices: Notices,
 }
 
 impl Storage {
@@ -155,13 +241,75 @@ impl Storage {
         self.node
     }
 
+    /// Whether a node of this name has ever written here: this one, or the one of which its store
+    /// is a copy.
+    pub fn knows(&self, node: NodeId) -> bool {
+        node == self.node || self.earlier.contains(&node)
+    }
+
+    /// Has `teller` take what the operator should know, what was found until now first.
+    pub fn listen(&self, teller: Teller) {
+        self.notices.listen(teller);
+    }
+
     fn tree(&self, key: &[u8]) -> &Tree {
         &self.partitions[Partition::index(key_hash(key), self.q)]
     }
 
     /// The entry of a key.
     pub fn entry(&self, key: &[u8]) -> Result<Option<Entry>, StorageError> {
-        Ok(self.tree(key).entry(&stored_key(key))?)
+        let entry = self.tree(key).entry(&stored_key(key));
+        entry.map_err(|error| self.fault_at(key, error))
+    }
+
+    /// A fault of the tree under a key.
+    fn fault_at(&self, key: &[u8], error: engine::Error) -> StorageError {
+        if !error.is_damage() {
+            return self.fault(error);
+        }
+        self.note_damage(key, &format!("its tree: {error}"));
+        StorageError::TreeDamaged {
+            key: key.to_vec(),
+            source: error,
+        }
+    }
+
+    /// What a fault means that reading a value of `key` met.
+    pub fn fault_of_value(&self, key: &[u8], error: engine::Error) -> StorageError {
+        if !error.is_damage() {
+            return self.fault(error);
+        }
+        let fault = error.to_string();
+        self.note_damage(key, &fault);
+        let key = key.to_vec();
+        StorageError::Damaged { key, fault }
+    }
+
+    fn note_damage(&self, key: &[u8], fault: &str) {
+        if let Some(line) = self.damage.note(key, fault) {
+            self.notices.tell(line);
+        }
+    }
+
+    /// The hash of each value of a key, as they are kept; with `read`, the values are read from the
+    /// disk and compared first. No hash is given for bytes that are known to be damaged.
+    pub fn hashes(&self, key: &[u8], read: bool) -> Result<Option<Vec<[u8; 32]>>, StorageError> {
+        let Some(entry) = self.entry(key)? else {
+            return Ok(None);
+        };
+        let trust = self.damage.trust(key);
+        if let Trust::Damaged(fault) = trust {
+            let key = key.to_vec();
+            return Err(StorageError::Damaged { key, fault });
+        }
+        if read || trust == Trust::Unknown {
+            for index in 0..entry.parts_len() {
+                let verified = entry.verify_part(index);
+                verified.map_err(|error| self.fault_of_value(key, error))?;
+            }
+        }
+        let hashes = (0..entry.parts_len()).filter_map(|index| entry.part_hash(index));
+        Ok(Some(hashes.collect()).filter(|hashes: &Vec<_>| !hashes.is_empty()))
     }
 
     /// A place for a value of `length` bytes, more than [`INLINE_BYTES`].
@@ -200,9 +348,24 @@ impl Storage {
         mut decide: impl FnMut(Option<&Entry>) -> Decision,
     ) -> Result<(), StorageError> {
         let key_stored = stored_key(key);
+        let mut replaced = false;
+        let decide = |old: Option<&Entry>| {
+            let decision = decide(old);
+            // Of a damaged entry nothing must stay: which of its parts is damaged is not kept.
+            let keeps = |part: &NewPart| matches!(part, NewPart::Keep(_));
+            replaced = match &decision {
+                Decision::Put(new) => !new.parts.iter().any(keeps),
+                Decision::Delete => true,
+                Decision::Leave => false,
+            };
+            Ok(decision)
+        };
         self.tree(key)
-            .update(&key_stored, self.durability, |old| Ok(decide(old)))
-            .map_err(|error| self.fault(error))?;
+            .update(&key_stored, self.durability, decide)
+            .map_err(|error| self.fault_at(key, error))?;
+        if replaced {
+            self.damage.forget(key);
+        }
         Ok(())
     }
 

@@ -2,15 +2,21 @@
 //!
 //! A store is the node's once the tree `node` names it: that is written before any partition is
 //! made, so a first start that was cut off is told from a foreign store, and goes on.
+//!
+//! A backup is a store with an id of its own, and the node's name in it is the original's. Two nodes
+//! of one name would make dots twice, so the first start on a copy draws a new name; the old one is
+//! kept among those that the node knows, and contexts that name it stay good.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
 
 use engine::world::World;
 use engine::{Batch, Durability, FingerprintKey, Lsn, NewEntry, Options, Store, Tree};
 
 use super::Storage;
+use super::damage::{Damage, Notices};
 use super::reports::{BackupReport, backup_report};
 use crate::config::Config;
 use crate::error::Error;
@@ -26,12 +32,29 @@ const NODE_TREE: &[u8] = b"node";
 const NODE_ID: &[u8] = b"id";
 /// In it: log2 of the partitions, 4 bytes, little-endian.
 const NODE_Q: &[u8] = b"q";
+/// In it: the id of the store that the name was drawn for, 16 bytes.
+const NODE_STORE: &[u8] = b"store";
+/// In it: the names that the node had before, 8 bytes each, little-endian.
+const NODE_EARLIER: &[u8] = b"earlier";
+
+/// What lies in a folder that is empty in every way that counts for a restore: what a node that is
+/// gone has left there beside its store, and what a restore that was cut off has.
+const EMPTY_FOLDER: [&str; 5] = [
+    "control",
+    "control.new",
+    "dynomite.log",
+    "lost+found",
+    "store.unfinished",
+];
 
 /// What the node notes for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Settings {
     node: NodeId,
     q: u32,
+    /// None in a store of before this was noted.
+    store: Option<[u8; 16]>,
+    earlier: Vec<NodeId>,
 }
 
 /// Opens the store of a node; in a folder without one, makes it.
@@ -46,8 +69,27 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
         }
         Err(error) => return Err(Error::folder(&config.directory, error)),
     };
+    let notices = Notices::default();
+    for line in store.mended() {
+        notices.tell(format!("{}: {line}", path.display()));
+    }
     let settings = match settings(&store).map_err(fault)? {
-        Some(settings) => settings,
+        Some(settings) if settings.store == Some(store.id()) => settings,
+        Some(copied) => {
+            // Where it is not known for whom the name was drawn, there may be another of that name.
+            let is = if copied.store.is_some() {
+                "is"
+            } else {
+                "may be"
+            };
+            let settings = name_anew(&store, copied).map_err(fault)?;
+            notices.tell(format!(
+                "the store {is} a copy of node {}'s: this node is called {}",
+                settings.earlier.last().unwrap_or(&settings.node),
+                settings.node
+            ));
+            settings
+        }
         None if is_begun(&store) => begin(&store, config.q).map_err(fault)?,
         None => return Err(Error::foreign(&path)),
     };
@@ -69,7 +111,10 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
         store,
         node: settings.node,
         q: settings.q,
+        earlier: settings.earlier,
         durability: durability(config),
+        damage: Damage::default(),
+        notices,
     })
 }
 
@@ -108,11 +153,18 @@ fn settings(store: &Store) -> Result<Option<Settings>, engine::Error> {
         found => found?,
     };
     let (node, q) = (tree.get(NODE_ID)?, tree.get(NODE_Q)?);
+    let store = tree.get(NODE_STORE)?;
+    let store = store.and_then(|bytes| bytes.try_into().ok());
+    let earlier = tree.get(NODE_EARLIER)?.unwrap_or_default();
+    let (earlier, _) = earlier.as_chunks::<8>();
+    let earlier = earlier.iter().map(|id| NodeId(u64::from_le_bytes(*id)));
     let node = node.and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
     let q = q.and_then(|bytes| Some(u32::from_le_bytes(bytes.try_into().ok()?)));
     Ok(node.zip(q).map(|(node, q)| Settings {
         node: NodeId(node),
         q,
+        store,
+        earlier: earlier.collect(),
     }))
 }
 
@@ -126,100 +178,141 @@ fn begin(store: &Store, q: u32) -> Result<Settings, engine::Error> {
     let settings = Settings {
         node: NodeId(World::real().random()),
         q,
+        store: Some(store.id()),
+        earlier: Vec::new(),
     };
+    note(store, &settings)?;
+    Ok(settings)
+}
+
+/// Gives the copy of a node's store a node of its own.
+fn name_anew(store: &Store, copied: Settings) -> Result<Settings, engine::Error> {
+    let mut settings = Settings {
+        node: NodeId(World::real().random()),
+        store: Some(store.id()),
+        ..copied
+    };
+    settings.earlier.push(copied.node);
+    note(store, &settings)?;
+    Ok(settings)
+}
+
+fn note(store: &Store, settings: &Settings) -> Result<(), engine::Error> {
+    let earlier: Vec<u8> = settings
+        .earlier
+        .iter()
+        .flat_map(|node| node.0.to_le_bytes())
+        .collect();
     let tree = store.tree_or_create(NODE_TREE)?;
     let mut batch = Batch::new();
     for (key, value) in [
         (NODE_ID, &settings.node.0.to_le_bytes()[..]),
-        (NODE_Q, &q.to_le_bytes()),
+        (NODE_Q, &settings.q.to_le_bytes()),
+        (NODE_STORE, &store.id()),
+        (NODE_EARLIER, &earlier),
     ] {
         batch.put_entry(&tree, key, NewEntry::plain(value));
     }
     store.commit(batch, Durability::Durable)?;
-    Ok(settings)
+    Ok(())
 }
 
-/// Makes a backup the store of a folder that has none. It is verified whole before it stands
-/// there under the store's name.
+/// Makes a backup the store of a folder that has none. What it holds is read, verified and written
+/// anew, and stands there under the store's name once it is whole.
 pub fn restore(backup: &Path, folder: &Path) -> Result<BackupReport, Error> {
+    refuse_what_is_in_the_way(folder)?;
+    let of_backup = |error: engine::Error| Error::backup(backup, &error);
+    let (store, _) = open_copy(backup).map_err(of_backup)?.ok_or_else(|| {
+        Error::Setting(format!(
+            "{} is a Dynomite store, but not the backup of a node",
+            backup.display()
+        ))
+    })?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| Error::folder(folder, error))?;
     let path = folder.join(STORE);
+    // A copy of the copy: what is read was verified, and the new file holds nothing else.
+    store.backup(&path).map_err(|error| match error {
+        error if error.is_damage() => of_backup(error),
+        engine::Error::Exists => Error::Setting(format!(
+            "something stands at {0}, or at {0}.unfinished: restore into an empty folder",
+            path.display()
+        )),
+        error => Error::Restore {
+            path: path.clone(),
+            source: error,
+        },
+    })?;
+    let of_store = |error| Error::store(&path, error);
+    let (copy, trees) = open_copy(&path)
+        .map_err(of_store)?
+        .ok_or_else(|| Error::foreign(&path))?;
+    Ok(backup_report(&copy, &trees, disk_bytes(&path))?)
+}
+
+/// A restore touches nothing that is there.
+fn refuse_what_is_in_the_way(folder: &Path) -> Result<(), Error> {
+    const NAMED_MAX: usize = 3;
     let unusable = |error| Error::folder(folder, error);
-    if path.symlink_metadata().is_ok() {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(unusable)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(unusable)?.file_name());
+    }
+    if names.iter().any(|name| name == STORE) {
         return Err(Error::Setting(format!(
             "there is a store in {} already: restore into an empty folder",
             folder.display()
         )));
     }
-    // What is no store is told before it is copied.
-    drop(open_copy(backup, backup)?);
-    let copy = Copy::make(backup, folder).map_err(unusable)?;
-    let report = {
-        let (store, trees) = open_copy(&copy.0, backup)?;
-        let found = store
-            .verify()
-            .map_err(|error| Error::store(backup, error))?;
-        if let Some(first) = found.violations.first() {
-            return Err(Error::Setting(format!(
-                "{} is damaged, and nothing was restored: {first}",
-                backup.display()
-            )));
-        }
-        let bytes = fs::metadata(&copy.0).map_err(unusable)?.len();
-        backup_report(&store, &trees, bytes)?
+    names.retain(|name| EMPTY_FOLDER.iter().all(|left| name != left));
+    names.sort();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<_> = names
+        .iter()
+        .take(NAMED_MAX)
+        .map(|name| name.display().to_string())
+        .collect();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
     };
-    // Linked, not renamed: a store that a node has made here meanwhile is not overwritten.
-    fs::hard_link(&copy.0, &path).map_err(unusable)?;
-    drop(copy);
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(unusable)?;
-    Ok(report)
+    Err(Error::Setting(format!(
+        "{} is not empty, it holds {}{more}: restore into an empty folder",
+        folder.display(),
+        named.join(", ")
+    )))
 }
 
-/// Opens a copy of a node's store, called `name` where it fails, and its partitions.
-fn open_copy(path: &Path, name: &Path) -> Result<(Store, Vec<Tree>), Error> {
-    let fault = |error| Error::store(name, error);
-    let store = Store::open_read_only(path, &Options::default()).map_err(fault)?;
-    let settings = settings(&store).map_err(fault)?;
-    let settings = settings.ok_or_else(|| Error::foreign(name))?;
+/// Opens a copy of a node's store, and its partitions; `None` where it is no node's.
+fn open_copy(path: &Path) -> Result<Option<(Store, Vec<Tree>)>, engine::Error> {
+    let store = Store::open_read_only(path, &Options::default())?;
+    let Some(settings) = settings(&store)? else {
+        return Ok(None);
+    };
     let mut trees = Vec::new();
     for partition in Partition::all(settings.q) {
         match store.tree(&partition.tree_name()) {
             Ok(tree) => trees.push(tree),
             // Of a node whose first start was cut off.
             Err(engine::Error::NoSuchTree) => {}
-            Err(error) => return Err(fault(error)),
+            Err(error) => return Err(error),
         }
     }
-    Ok((store, trees))
+    Ok(Some((store, trees)))
 }
 
-/// A copy under a name of its own, gone unless it was linked under another.
-struct Copy(PathBuf);
-
-impl Copy {
-    fn make(backup: &Path, folder: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
-        let copy = Self(folder.join(format!("{STORE}.restoring")));
-        let mut to = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&copy.0)?;
-        io::copy(&mut File::open(backup)?, &mut to)?;
-        to.sync_all()?;
-        Ok(copy)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+/// Bytes of the disk that a file takes: its log's place may be a hole.
+pub(super) fn disk_bytes(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Storage, StorageError, summary};
+use crate::control::Hex;
 
 /// What the store says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -34,20 +35,21 @@ pub struct CheckReport {
     pub violations: Vec<String>,
     /// How many more there are.
     pub violations_more: u64,
+    /// Those of them that are values: a new value heals each.
+    pub damaged: Vec<DamagedValue>,
 }
 
-impl From<engine::Report> for CheckReport {
-    fn from(report: engine::Report) -> Self {
-        Self {
-            entries: report.entries,
-            newer: report.newer,
-            nodes: report.nodes,
-            extents: report.extents,
-            bytes: report.bytes_read,
-            violations: report.violations.iter().map(ToString::to_string).collect(),
-            violations_more: report.violations_more,
-        }
-    }
+/// A value that is not what was put.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedValue {
+    /// Its key.
+    #[serde(rename = "key_hex")]
+    pub key: Hex,
+    /// Its key, where that is text.
+    #[serde(rename = "key")]
+    pub text: Option<String>,
+    /// What was found, and where.
+    pub fault: String,
 }
 
 /// What a backup holds.
@@ -55,7 +57,7 @@ impl From<engine::Report> for CheckReport {
 pub struct BackupReport {
     /// Entries in it, tombstones among them.
     pub entries: u64,
-    /// Bytes of the file.
+    /// Bytes of the disk that it takes.
     pub bytes: u64,
     /// The fingerprint of what it holds, 32 hex digits.
     pub fingerprint: String,
@@ -127,6 +129,7 @@ impl Storage {
         if let Some(cause) = stats.poisoned {
             details.insert("takes_no_writes_since".to_owned(), json!(cause));
         }
+        details.insert("damaged_keys_known".to_owned(), self.damage.keys().into());
         details
     }
 }

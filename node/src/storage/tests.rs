@@ -135,3 +135,16 @@ fn a_store_that_takes_no_writes_says_what_is_safe() {
     assert!(buffered.contains("up to LSN 7 is safe"), "{buffered}");
     assert!(buffered.contains("may be lost"), "{buffered}");
 }
+
+#[test]
+fn keys_are_shown_as_they_were_typed() {
+    for (key, wanted) in [
+        (&b"a/b c.txt"[..], "\"a/b c.txt\""),
+        ("K\u{f6}ln".as_bytes(), "\"K\u{f6}ln\""),
+        (b"", "\"\""),
+        (b"a\"b\\c", r#""a\"b\\c""#),
+        (b"\x00\xffz\n\x1b[1m", r#""\u{0}\xffz\n\u{1b}[1m""#),
+    ] {
+        assert_eq!(shown(key), wanted);
+    }
+}

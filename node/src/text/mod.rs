@@ -8,15 +8,20 @@
 //! has SEP KLEN SEP key T
 //! del SEP KLEN SEP key T
 //! hash SEP KLEN SEP key T            not in the original
+//! check SEP KLEN SEP key T           nor is this: hash, once the disk has given the values whole
 //! close SEP
 //!
 //! get   -> "succ " N " " CLEN " " ctx (" " DLEN " " data)* LF | "not_found" LF
 //! put   -> "succ " N LF              del -> the same, also for an absent key
 //! has   -> "yes " N LF | "no " N LF
-//! hash  -> "succ " N (" " 64 hex digits)* LF | "not_found" LF
+//! hash  -> "succ " N (" " 64 hex digits)* LF | "not_found" LF; check -> the same
 //! close -> "close" LF, then the connection ends
 //! any   -> "fail " reason LF
 //! ```
+//!
+//! A reason that begins with `damaged` says that bytes on the node's disk are not what was put. Damage
+//! that shows in the middle of a long reply to a get ends the connection, for the length is promised
+//! by then; a `hash` of that key then fails with the reason.
 //!
 //! Invariants:
 //! - How bytes fall into segments never changes what is parsed.

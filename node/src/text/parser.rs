@@ -2,7 +2,7 @@
 
 use super::{CONTEXT_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
-/// The longest word: that of `close`.
+/// The longest words: `close` and `check`.
 const WORD_BYTES_MAX: usize = 5;
 /// Digits enough for any length that is allowed, and leading zeros within reason.
 const LENGTH_DIGITS_MAX: usize = 20;
@@ -18,6 +18,8 @@ pub enum Command {
     Del(Vec<u8>),
     /// Give the hash of each value of a key.
     Hash(Vec<u8>),
+    /// The same, once the disk has given each value whole.
+    Check(Vec<u8>),
     /// End the connection.
     Close,
 }
@@ -46,7 +48,7 @@ pub enum Event<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// No such verb.
-    #[error("unknown command {}: use get, put, has, del, hash or close", printable(.0))]
+    #[error("unknown command {}: use get, put, has, del, hash, check or close", printable(.0))]
     Word(Vec<u8>),
     /// Not a decimal length.
     #[error("the length of the {field} is not a number: {}", printable(.digits))]
@@ -55,6 +57,16 @@ pub enum Malformed {
         field: &'static str,
         /// What stood there, in part.
         digits: Vec<u8>,
+    },
+    /// A length that no number of ours holds.
+    #[error("the length of the {field} is too large: {}, and {limit} bytes are allowed", printable(.digits))]
+    TooLarge {
+        /// Of what.
+        field: &'static str,
+        /// Its digits, in part.
+        digits: Vec<u8>,
+        /// The limit.
+        limit: u64,
     },
     /// A length over its limit.
     #[error("the {field} has {length} bytes, and {limit} are allowed")]
@@ -80,6 +92,7 @@ enum Verb {
     Has,
     Del,
     Hash,
+    Check,
 }
 
 impl Verb {
@@ -90,6 +103,7 @@ impl Verb {
             b"has" => Self::Has,
             b"del" => Self::Del,
             b"hash" => Self::Hash,
+            b"check" => Self::Check,
             _ => return None,
         })
     }
@@ -261,6 +275,7 @@ impl Parser {
             Verb::Has => Command::Has,
             Verb::Del => Command::Del,
             Verb::Hash => Command::Hash,
+            Verb::Check => Command::Check,
         };
         self.state = State::Word;
         Some(command(std::mem::take(&mut self.key)))
@@ -290,14 +305,20 @@ impl Parser {
         }
         let digits = std::mem::take(&mut self.section);
         let all_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-        if !ended || !all_digits {
+        let zeros = digits.iter().all(|digit| *digit == b'0');
+        if !all_digits || (!ended && zeros) {
             return Err(Malformed::Length { field, digits });
         }
-        let length = digits.iter().fold(0u64, |length, digit| {
-            length
-                .saturating_mul(10)
-                .saturating_add(u64::from(digit - b'0'))
+        let length = digits.iter().try_fold(0u64, |length, digit| {
+            length.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
         });
+        let Some(length) = length.filter(|_| ended) else {
+            return Err(Malformed::TooLarge {
+                field,
+                digits,
+                limit,
+            });
+        };
         if length > limit {
             return Err(Malformed::TooLong {
                 field,

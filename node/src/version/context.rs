@@ -12,7 +12,7 @@
 //! along from an old cluster, or made it up as its tests do) names no write that a node of today
 //! has taken: it covers nothing, so a put with it keeps what is there beside it.
 
-use super::vector::VersionVector;
+use super::vector::{NodeId, VersionVector};
 
 const MAGIC: u8 = 0xd7;
 const VERSION: u8 = 1;
@@ -31,10 +31,16 @@ pub enum Context {
     Foreign,
 }
 
-/// The bytes are no context.
+/// The bytes are no context, or none of this node's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the context is not one that a get has given")]
-pub struct ContextError;
+pub enum ContextError {
+    /// They cannot be read.
+    #[error("the context is not one that a get has given")]
+    Unreadable,
+    /// They name a node that has never written here.
+    #[error("the context names the node {0}, which has never written here: get the key again")]
+    Stranger(NodeId),
+}
 
 impl Context {
     /// Reads the context of a put.
@@ -42,7 +48,9 @@ impl Context {
         match bytes.first() {
             None => Ok(Self::Overwrite),
             Some(&ETF) => Ok(Self::Foreign),
-            Some(_) => decode_vector(bytes).map(Self::Seen).ok_or(ContextError),
+            Some(_) => decode_vector(bytes)
+                .map(Self::Seen)
+                .ok_or(ContextError::Unreadable),
         }
     }
 
@@ -74,7 +82,7 @@ fn check(content: &[u8]) -> [u8; CHECK_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::version::{Dot, NodeId};
+    use crate::version::Dot;
     use proptest::prelude::*;
 
     #[test]
@@ -89,9 +97,16 @@ mod tests {
         for index in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[index] ^= 1;
-            assert_eq!(Context::decode(&damaged), Err(ContextError), "byte {index}");
+            assert_eq!(
+                Context::decode(&damaged),
+                Err(ContextError::Unreadable),
+                "byte {index}"
+            );
             if index > 0 {
-                assert_eq!(Context::decode(&bytes[..index]), Err(ContextError));
+                assert_eq!(
+                    Context::decode(&bytes[..index]),
+                    Err(ContextError::Unreadable)
+                );
             }
         }
     }

@@ -46,8 +46,8 @@ pub enum VersionsError {
     /// The counts of this entry are used up; only a client that makes up contexts gets here.
     #[error("the versions of this key are used up: delete it and let its tombstone pass")]
     UsedUp,
-    /// The context names writes of this node that it has not taken.
-    #[error("the context names writes that this node has not taken: get the key again")]
+    /// The context names writes that nobody has taken.
+    #[error("the context names writes that no node has taken: get the key again")]
     Ahead,
     /// The meta of a stored entry is not one of ours.
     #[error("the versions stored with this key cannot be read")]
@@ -150,12 +150,9 @@ impl Versions {
             Context::Foreign => Box::new(|_| false),
             Context::Seen(seen) => {
                 // Learnt, a count that somebody made up would use up the key's counts for ever.
-                let count = seen.count(put.node);
-                if count
-                    > known
-                        .count(put.node)
-                        .max(put.now_ms.saturating_add(CLOCK_MS_MAX))
-                {
+                let soon = put.now_ms.saturating_add(CLOCK_MS_MAX);
+                let made_up = |dot: &Dot| dot.count > known.count(dot.node).max(soon);
+                if seen.dots().iter().any(made_up) {
                     return Err(VersionsError::Ahead);
                 }
                 known.join(seen);

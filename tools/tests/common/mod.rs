@@ -46,6 +46,10 @@ pub fn assert_refused(output: &Output, arguments: &[&str], code: i32, words: &st
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
     assert!(said.contains(words), "{arguments:?}: {said}");
     assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+    assert!(
+        said.matches("os error").count() <= 1,
+        "{arguments:?}: {said}"
+    );
     assert_eq!(said.trim_end().lines().count(), 1, "{arguments:?}: {said}");
     assert!(output.stdout.is_empty(), "{arguments:?}");
 }

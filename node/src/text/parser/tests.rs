@@ -98,11 +98,11 @@ fn what_is_no_command_says_why() {
     for (text, reason) in [
         (
             &b"frob 1 a\n"[..],
-            "unknown command \"frob\": use get, put, has, del, hash or close",
+            "unknown command \"frob\": use get, put, has, del, hash, check or close",
         ),
         (
             b"GET 1 a\n",
-            "unknown command \"GET\": use get, put, has, del, hash or close",
+            "unknown command \"GET\": use get, put, has, del, hash, check or close",
         ),
         (b"get x a\n", "the length of the key is not a number: \"x\""),
         (
@@ -120,7 +120,16 @@ fn what_is_no_command_says_why() {
         ),
         (
             b"get 99999999999999999999 ",
-            "the key has 18446744073709551615 bytes, and 4092 are allowed",
+            "the length of the key is too large: \"99999999999999999999\", and 4092 bytes are allowed",
+        ),
+        (
+            b"put 1 a 0  1234567890123456789012345 ",
+            "the length of the value is too large: \"123456789012345678901\", and 67108864 bytes are \
+             allowed",
+        ),
+        (
+            b"get 000000000000000000000000 ",
+            "the length of the key is not a number: \"000000000000000000000\"",
         ),
     ] {
         let seen = whole_and_in_bytes(text);
