@@ -132,7 +132,8 @@ impl Entry {
         let Some(PartRef::Extent(extent)) = self.body().parts().nth(index) else {
             return Ok(None);
         };
-        let bytes = read.map_err(Error::io("reading an extent"))?;
+        let offset = self.core().identity.geometry.offset_of(extent.start());
+        let bytes = read.map_err(Error::reading("reading an extent", offset))?;
         extent
             .verify(&bytes)
             .map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
@@ -200,8 +201,9 @@ impl Descent {
 
     /// The node that was asked for has come.
     fn take(mut self, pointer: &Pointer, read: io::Result<AlignedBuf>) {
+        let (offset, _) = place_of(&self.core().identity.geometry, pointer);
         let node = read
-            .map_err(Error::io("reading a tree node"))
+            .map_err(Error::reading("reading a tree node", offset))
             .and_then(|bytes| Ok(verify_node(bytes, self.tree, pointer)?));
         let next = match node {
             Err(error) => Next::Done(Err(error)),

@@ -285,7 +285,7 @@ pub(crate) fn read_chunks(
     let offset = core.identity.geometry.offset_of(extent.start()) + at;
     core.disk
         .read_cached(offset, into)
-        .map_err(Error::io("reading an extent"))?;
+        .map_err(Error::reading("reading an extent", offset))?;
     let first = usize::try_from(at / extent.chunk_bytes()).expect("at most 64 chunks");
     extent
         .verify_chunks(first, into)

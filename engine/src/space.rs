@@ -188,8 +188,9 @@ impl Space {
     fn read_map(&self, disk: &dyn Disk, region: u32, row: Row) -> Result<AlignedBuf, Error> {
         let mut map =
             AlignedBuf::zeroed(usize::try_from(self.geometry.map_bytes()).expect("32 KiB"));
-        disk.read(self.geometry.map_offset(region, row.copy), &mut map)
-            .map_err(Error::io("reading an allocation map"))?;
+        let offset = self.geometry.map_offset(region, row.copy);
+        disk.read(offset, &mut map)
+            .map_err(Error::reading("reading an allocation map", offset))?;
         Ok(map)
     }
 

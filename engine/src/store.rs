@@ -104,6 +104,25 @@ impl Store {
     /// and [`Store::step`] does what threads would.
     #[doc(hidden)]
     pub fn open_on(disk: Arc<dyn Disk>, world: World, options: &Options) -> Result<Self, Error> {
+        Self::open_without_threads(disk, world, options, false)
+    }
+
+    /// [`Store::open_on`] for reading only.
+    #[doc(hidden)]
+    pub fn open_read_only_on(
+        disk: Arc<dyn Disk>,
+        world: World,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        Self::open_without_threads(disk, world, options, true)
+    }
+
+    fn open_without_threads(
+        disk: Arc<dyn Disk>,
+        world: World,
+        options: &Options,
+        read_only: bool,
+    ) -> Result<Self, Error> {
         let pool = IoPool::new(
             Arc::clone(&disk),
             PoolOptions {
@@ -112,7 +131,7 @@ impl Store {
             },
         )
         .map_err(Error::io("starting the I/O pool"))?;
-        let core = recovery::open(disk, pool, world, options, false)?;
+        let core = recovery::open(disk, pool, world, options, read_only)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 core,

@@ -122,6 +122,16 @@ pub fn options() -> Options {
     }
 }
 
+/// The model's value of an entry with this meta and these parts.
+pub fn entry_value(meta: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    encode(meta, parts)
+}
+
+/// The meta and parts of a model's value.
+pub fn entry_of_value(value: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    decode(value)
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "so map_err hands it over")]
 fn text(error: Error) -> String {
     error.to_string()
