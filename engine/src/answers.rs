@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Op, Request};
+use crate::planted::{self, Bug};
 use crate::snapshot::Snapshot;
 use crate::tree::Tree;
 use crate::value::ValueRef;
@@ -48,7 +49,11 @@ impl Tree {
     ) {
         loop {
             let view = View::newest(self.core());
-            let seen = view.look(self.id(), key, false);
+            let seen = if planted::has(Bug::AsyncReadsBase) {
+                Seen::Below(view.state.base.root(self.id()))
+            } else {
+                view.look(self.id(), key, false)
+            };
             if !matches!(seen, Seen::Overtaken) {
                 return go_on(view, seen, self.id(), key, Box::new(completion));
             }

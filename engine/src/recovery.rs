@@ -87,7 +87,7 @@ pub(crate) fn open(
     } else {
         choice.write_next
     };
-    let checkpointer = if read_only {
+    let checkpointer = if read_only && !planted::has(Bug::ReadOnlyWrites) {
         Checkpointer::new(choice.superblock.clone(), choice.slot, catalog.clone())
     } else {
         write_superblock(disk.as_ref(), &geometry, &next, slot)?;

@@ -364,6 +364,11 @@ impl Space {
         Ok(())
     }
 
+    /// Reads the map of the region that these units lie in, if it is not known yet.
+    pub(crate) fn know_map(&self, disk: &dyn Disk, run: Run) -> Result<(), Error> {
+        self.know(&mut self.inner.lock(), disk, run)
+    }
+
     fn know(&self, inner: &mut Inner, disk: &dyn Disk, run: Run) -> Result<(), Error> {
         match inner.reachable.needs(run) {
             Some(region) => self.load(inner, disk, region),

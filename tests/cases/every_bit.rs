@@ -10,6 +10,7 @@ use dynomite_tests::bits::anatomy::{Kind, sectors};
 use dynomite_tests::bits::oracle::{Fate, sound, try_one};
 use dynomite_tests::bits::specimen::specimens;
 use dynomite_tests::bits::{Bits, mutants::Mutant};
+use engine::planted::Bug;
 use std::collections::BTreeSet;
 
 #[global_allocator]
@@ -23,6 +24,7 @@ fn in_a_sample_of_damages() {
         one_in: 16,
         threads: 2,
         quiet: true,
+        bug: None,
     };
     let report = bits.run().unwrap();
     assert!(report.violations.is_empty(), "{:#?}", report.violations);
@@ -38,6 +40,28 @@ fn in_a_sample_of_damages() {
         assert!(met(fate) > 0, "no store was {fate:?}: {report}");
     }
     assert!(report.allocations.largest_bytes > 0, "nobody counts");
+}
+
+/// The proof that the oracle has teeth: an engine that believes what it should not is found out.
+#[test]
+fn of_an_engine_that_looks() {
+    for bug in [
+        Bug::SkipChunkChecksum,
+        Bug::CutAcknowledged,
+        Bug::StaleSuperblock,
+        Bug::SkipExtentHash,
+    ] {
+        let bits = Bits {
+            seed: 1,
+            every_bit: false,
+            one_in: 16,
+            threads: 2,
+            quiet: true,
+            bug: Some(bug),
+        };
+        let report = bits.run().unwrap();
+        assert!(!report.violations.is_empty(), "{bug:?} goes unnoticed");
+    }
 }
 
 #[test]

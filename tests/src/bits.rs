@@ -17,6 +17,7 @@ pub use anatomy::Kind;
 
 use crate::allocations::Allocations;
 use crate::rng::Rng;
+use engine::planted::{self, Bug};
 use mutants::{KINDS, Mutant};
 use oracle::{FATES, Sound, sound, try_one};
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub struct Bits {
     pub threads: usize,
     /// Whether to show no progress.
     pub quiet: bool,
+    /// The planted bug to run with.
+    pub bug: Option<Bug>,
 }
 
 /// What came of it.
@@ -160,6 +163,7 @@ impl Bits {
                 let mut report = Report::default();
                 // What the thread itself keeps is made before anything is measured.
                 let own = oracle::sound(specimen).unwrap_or_default();
+                planted::plant(self.bug);
                 while !over.load(Ordering::Relaxed) {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let Some(mutant) = mutants.get(number) else {

@@ -26,7 +26,7 @@ Runs histories on a simulated disk and reopens every image that a crash could le
   --bits        instead damage every sector, and a bit of each 64 bytes, of whole stores, and every
                 bit of each structure; with --long every bit of whole stores
   --planted     instead run each planted bug until it is caught, and print a table
-  --long        --exhaust 3 and 60 million states, unless they are given
+  --long        --exhaust 4 and 60 million states, unless they are given
   --history H   only this history, as the report of a violation names it
   --threads T   threads (2)
   --toy         the harness's own toy store instead of the engine";
@@ -70,7 +70,7 @@ fn arguments() -> Result<Arguments, String> {
             _ => return Err(format!("unknown argument {name}\n{USAGE}")),
         }
     }
-    let exhaust = exhaust.unwrap_or(if long { 3 } else { 0 });
+    let exhaust = exhaust.unwrap_or(if long { 4 } else { 0 });
     if exhaust > 8 {
         return Err("--exhaust takes at most 8: the histories grow with its power".into());
     }
@@ -87,6 +87,7 @@ fn arguments() -> Result<Arguments, String> {
         seed,
         every_bit: long,
         one_in: 1,
+        bug: None,
         threads: campaign.threads,
         quiet: false,
     });
