@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Op, Request};
+use crate::planted::{self, Bug};
 use crate::snapshot::Snapshot;
 use crate::tree::Tree;
 use crate::value::ValueRef;
@@ -48,7 +49,11 @@ impl Tree {
     ) {
         loop {
             let view = View::newest(self.core());
-            let seen = view.look(self.id(), key, false);
+            let seen = if planted::has(Bug::AsyncReadsBase) {
+                Seen::Below(view.state.base.root(self.id()))
+            } else {
+                view.look(self.id(), key, false)
+            };
             if !matches!(seen, Seen::Overtaken) {
                 return go_on(view, seen, self.id(), key, Box::new(completion));
             }
@@ -132,7 +137,8 @@ impl Entry {
         let Some(PartRef::Extent(extent)) = self.body().parts().nth(index) else {
             return Ok(None);
         };
-        let bytes = read.map_err(Error::io("reading an extent"))?;
+        let offset = self.core().identity.geometry.offset_of(extent.start());
+        let bytes = read.map_err(Error::reading("reading an extent", offset))?;
         extent
             .verify(&bytes)
             .map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
@@ -200,8 +206,9 @@ impl Descent {
 
     /// The node that was asked for has come.
     fn take(mut self, pointer: &Pointer, read: io::Result<AlignedBuf>) {
+        let (offset, _) = place_of(&self.core().identity.geometry, pointer);
         let node = read
-            .map_err(Error::io("reading a tree node"))
+            .map_err(Error::reading("reading a tree node", offset))
             .and_then(|bytes| Ok(verify_node(bytes, self.tree, pointer)?));
         let next = match node {
             Err(error) => Next::Done(Err(error)),

@@ -83,7 +83,7 @@ pub(crate) fn read_node(
     let (offset, bytes) = place_of(geometry, pointer);
     let mut buffer = AlignedBuf::zeroed(bytes);
     disk.read(offset, &mut buffer)
-        .map_err(Error::io("reading a tree node"))?;
+        .map_err(Error::reading("reading a tree node", offset))?;
     verify_node(buffer, tree, pointer).map_err(Error::from)
 }
 

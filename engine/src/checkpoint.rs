@@ -11,8 +11,9 @@
 //! 6. release what was retired, less what a reader may still see.
 //!
 //! Invariants:
-//! - Until step 3 nothing has changed but free blocks: where space is lacking, they go back, the
-//!   frozen memtable stays, and the next checkpoint tries again. Any other failure poisons.
+//! - Until step 3 nothing has changed but free blocks: where space is lacking or a block cannot be
+//!   read, they go back, the frozen memtable stays, and the next checkpoint tries again. From there
+//!   on only writes and flushes are left, and one that fails poisons; so does a node's write before.
 //! - An extent that a superseded operation names and the result does not is retired with it.
 
 use crate::core::{Core, Frozen};
@@ -168,10 +169,8 @@ impl Checkpointer {
         );
         match self.advance(core) {
             Ok(stepped) => Ok(stepped),
-            Err(error) if past_return || !is_shortage(&error) => {
-                let durable = core.queue.lock().durable;
-                Err(core.poison(&error, durable))
-            }
+            Err(error) if past_return => Err(core.poison_write(&error)),
+            Err(error @ Error::Poisoned { .. }) => Err(error),
             Err(error) => {
                 self.abandon(core);
                 Err(error)
@@ -263,6 +262,7 @@ impl Checkpointer {
             Phase::Catalog => {
                 if running.apply_some(core)? {
                     running.ground.flush(core)?;
+                    running.know_maps(core)?;
                     running.phase = Phase::Maps;
                 }
             }
@@ -460,6 +460,17 @@ impl Running {
         }
     }
 
+    /// Reads the maps that will change: the last reads of a checkpoint, while it can still end early.
+    fn know_maps(&self, core: &Core) -> Result<(), Error> {
+        let retired = self.retired();
+        let reached = retired
+            .iter()
+            .filter(|(_, reached)| *reached)
+            .map(|(run, _)| run);
+        let mut changed = self.ground.placed.iter().chain(&self.named).chain(reached);
+        changed.try_for_each(|run| core.space.know_map(core.disk.as_ref(), *run))
+    }
+
     /// Says what is reachable now, and writes that.
     fn write_maps(&mut self, core: &Core) -> Result<RegionTableRef, Error> {
         let disk = core.disk.as_ref();
@@ -562,11 +573,6 @@ fn delete_op(tree: TreeId, key: &[u8]) -> TreeOp<KeyOf, Arc<[u8]>> {
         change: Change::Delete,
         fingerprint: None,
     }
-}
-
-/// Whether a checkpoint that failed so may be tried again: it lacked space, and nothing else.
-fn is_shortage(error: &Error) -> bool {
-    matches!(error, Error::DiskFull | Error::StoreFull)
 }
 
 /// The slot that the next superblock goes to: never the one that holds the newest.

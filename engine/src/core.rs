@@ -263,6 +263,12 @@ impl Core {
         }
     }
 
+    /// A write beside the log failed: what it leaves on the disk is not known.
+    pub(crate) fn poison_write(&self, error: &Error) -> Error {
+        let durable = self.queue.lock().durable;
+        self.poison(error, durable)
+    }
+
     /// Gives a batch its place in the log and in the memtable.
     pub(crate) fn join(
         self: &Arc<Self>,

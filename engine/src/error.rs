@@ -137,6 +137,16 @@ impl Error {
     }
 }
 
+impl Error {
+    /// An error of reading a block, which names the block.
+    pub(crate) fn reading(what: &'static str, offset: u64) -> impl FnOnce(io::Error) -> Self {
+        move |source| {
+            let named = format!("at byte {offset}: {source}");
+            Self::io(what)(io::Error::new(source.kind(), named))
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

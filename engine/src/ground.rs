@@ -90,7 +90,7 @@ impl NewNodes {
         }
         core.pool
             .write_many(std::mem::take(&mut self.pending))
-            .map_err(Error::io("writing tree nodes"))?;
+            .map_err(|error| core.poison_write(&Error::io("writing tree nodes")(error)))?;
         core.counters
             .node_bytes_written
             .fetch_add(bytes, Ordering::Relaxed);

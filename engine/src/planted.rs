@@ -81,6 +81,16 @@ bugs! {
     LoseExtentTail,
     /// A dropped tree's entries stay.
     DropForgotten,
+    /// A part is given out without a look at its checksums.
+    SkipChunkChecksum,
+    /// An opening for reading only writes its incarnation.
+    ReadOnlyWrites,
+    /// A backup leaves off its last batch, and does not compare.
+    BackupLosesTail,
+    /// An asynchronous get passes over what is not in the base yet.
+    AsyncReadsBase,
+    /// A range that is deleted keeps its last entry.
+    DeleteRangeShort,
 }
 
 #[cfg(feature = "planted")]

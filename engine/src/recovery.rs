@@ -64,7 +64,10 @@ pub(crate) fn open(
     let space = read_space(disk.as_ref(), &choice.superblock)?;
     if space.end(disk.as_ref()) > reads.len() / geometry.unit() {
         let cut_off = "the file is shorter than what it holds: it was cut off";
-        return Err(Corrupt::rule(Structure::RegionTable, cut_off).into());
+        let end = Place::Byte(reads.len());
+        return Err(Corrupt::rule(Structure::RegionTable, cut_off)
+            .at(end)
+            .into());
     }
     let catalog = read_catalog(disk.as_ref(), &choice.superblock)?;
     let live = catalog.iter().filter(|(_, entry)| !entry.dropped);
@@ -97,7 +100,7 @@ pub(crate) fn open(
     } else {
         choice.write_next
     };
-    let checkpointer = if read_only {
+    let checkpointer = if read_only && !planted::has(Bug::ReadOnlyWrites) {
         Checkpointer::new(choice.superblock.clone(), choice.slot, catalog.clone())
     } else {
         write_superblock(disk.as_ref(), &geometry, &next, slot)?;
@@ -289,12 +292,19 @@ pub(crate) fn read_region_rows(
     let used = table_bytes(described.regions);
     let bytes = used.next_multiple_of(geometry.unit_bytes as usize);
     if bytes as u64 > geometry.region_table_bytes() {
-        return Err(Corrupt::rule(Structure::RegionTable, "more regions than rows").into());
+        let place = Place::Byte(geometry.region_table_offset(described.copy));
+        return Err(
+            Corrupt::rule(Structure::RegionTable, "more regions than rows")
+                .at(place)
+                .into(),
+        );
     }
     let mut buffer = AlignedBuf::zeroed(bytes);
-    disk.read(geometry.region_table_offset(described.copy), &mut buffer)
-        .map_err(Error::io("reading the region table"))?;
-    let (_, rows) = decode_region_table(&geometry, superblock.nonce, described, &buffer)?;
+    let offset = geometry.region_table_offset(described.copy);
+    disk.read(offset, &mut buffer)
+        .map_err(Error::reading("reading the region table", offset))?;
+    let (_, rows) = decode_region_table(&geometry, superblock.nonce, described, &buffer)
+        .map_err(|corrupt| corrupt.at(Place::Byte(offset)))?;
     Ok(rows)
 }
 
@@ -319,8 +329,9 @@ fn read_catalog(
         }
         if node.is_leaf() {
             for (key, body) in node.entries() {
-                let entry = CatalogEntry::from_body(body)?;
-                catalog.insert(tree_of_key(&key.to_vec())?, entry);
+                let at = |corrupt: Corrupt| corrupt.at(Place::Block(pointer.block));
+                let entry = CatalogEntry::from_body(body).map_err(at)?;
+                catalog.insert(tree_of_key(&key.to_vec()).map_err(at)?, entry);
             }
         } else {
             todo.extend(

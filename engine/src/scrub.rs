@@ -164,17 +164,19 @@ impl<'a> Scrub<'a> {
     }
 
     fn node_bytes(&mut self, pointer: &Pointer) -> Result<AlignedBuf, Error> {
-        let reading = "reading a tree node";
+        const READING: &str = "reading a tree node";
+        let (offset, bytes) = place_of(&self.core.identity.geometry, pointer);
         if let Some(read) = self.ready.remove(&pointer.block) {
-            return read.map_err(Error::io(reading));
+            return read.map_err(Error::reading(READING, offset));
         }
         let expected = self.ahead.iter().position(|next| next == pointer);
         let Some(position) = expected else {
-            let (offset, bytes) = place_of(&self.core.identity.geometry, pointer);
             let mut buffer = AlignedBuf::zeroed(bytes);
             let read = self.core.disk.read(offset, &mut buffer);
             self.counted(bytes);
-            return read.map(|()| buffer).map_err(Error::io(reading));
+            return read
+                .map(|()| buffer)
+                .map_err(Error::reading(READING, offset));
         };
         self.ahead.drain(..position);
         let count = self.ahead.len().min(WINDOW_NODES);
@@ -185,7 +187,8 @@ impl<'a> Scrub<'a> {
         self.ready = window.iter().map(|next| next.block).zip(answers).collect();
         self.counted(places.iter().map(|(_, bytes)| bytes).sum());
         let read = self.ready.remove(&pointer.block);
-        read.expect("it was just read").map_err(Error::io(reading))
+        read.expect("it was just read")
+            .map_err(Error::reading(READING, offset))
     }
 
     /// Reads what a body names.

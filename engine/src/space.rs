@@ -188,8 +188,9 @@ impl Space {
     fn read_map(&self, disk: &dyn Disk, region: u32, row: Row) -> Result<AlignedBuf, Error> {
         let mut map =
             AlignedBuf::zeroed(usize::try_from(self.geometry.map_bytes()).expect("32 KiB"));
-        disk.read(self.geometry.map_offset(region, row.copy), &mut map)
-            .map_err(Error::io("reading an allocation map"))?;
+        let offset = self.geometry.map_offset(region, row.copy);
+        disk.read(offset, &mut map)
+            .map_err(Error::reading("reading an allocation map", offset))?;
         Ok(map)
     }
 
@@ -361,6 +362,11 @@ impl Space {
         self.know(&mut inner, disk, run)?;
         inner.reachable.clear(run);
         Ok(())
+    }
+
+    /// Reads the map of the region that these units lie in, if it is not known yet.
+    pub(crate) fn know_map(&self, disk: &dyn Disk, run: Run) -> Result<(), Error> {
+        self.know(&mut self.inner.lock(), disk, run)
     }
 
     fn know(&self, inner: &mut Inner, disk: &dyn Disk, run: Run) -> Result<(), Error> {

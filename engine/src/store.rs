@@ -111,6 +111,25 @@ impl Store {
     /// and [`Store::step`] does what threads would.
     #[doc(hidden)]
     pub fn open_on(disk: Arc<dyn Disk>, world: World, options: &Options) -> Result<Self, Error> {
+        Self::open_without_threads(disk, world, options, Access::Write(Ring::Written))
+    }
+
+    /// [`Store::open_on`] for reading only.
+    #[doc(hidden)]
+    pub fn open_read_only_on(
+        disk: Arc<dyn Disk>,
+        world: World,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        Self::open_without_threads(disk, world, options, Access::Read)
+    }
+
+    fn open_without_threads(
+        disk: Arc<dyn Disk>,
+        world: World,
+        options: &Options,
+        access: Access,
+    ) -> Result<Self, Error> {
         let pool = IoPool::new(
             Arc::clone(&disk),
             PoolOptions {
@@ -119,7 +138,6 @@ impl Store {
             },
         )
         .map_err(Error::io("starting the I/O pool"))?;
-        let access = Access::Write(Ring::Written);
         let core = recovery::open(disk, pool, world, options, access)?;
         Ok(Self {
             inner: Arc::new(Inner {

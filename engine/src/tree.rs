@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::extents::{ExtentWriter, Written, read_extent};
 use crate::io::Writes;
 use crate::options::Durability;
+use crate::planted::{self, Bug};
 use crate::range::Range;
 use crate::snapshot::Snapshot;
 use crate::view::View;
@@ -136,6 +137,9 @@ impl Tree {
             let mut changes = Vec::new();
             for entry in entries.by_ref().take(AT_ONCE) {
                 changes.push((self.id, entry?.key().to_vec().into(), Change::Delete));
+            }
+            if planted::has(Bug::DeleteRangeShort) {
+                changes.pop();
             }
             if changes.is_empty() {
                 return Ok(removed);

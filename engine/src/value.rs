@@ -92,9 +92,8 @@ impl Entry {
             Some(PartRef::Extent(extent)) => {
                 let offset = self.core().identity.geometry.offset_of(extent.start());
                 let length = usize::try_from(extent.length()).expect("at most 256 MiB");
-                let reading = "reading an extent";
                 let shown = self.core().disk.map(offset, length);
-                let shown = shown.map_err(Error::io(reading))?;
+                let shown = shown.map_err(Error::reading("reading an extent", offset))?;
                 let verified = extent.verify(&shown);
                 verified.map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
                 Bytes::Extent(shown, Arc::clone(self.base()))

@@ -46,6 +46,46 @@ fn also_behind_the_end_of_a_part() {
     assert!(report.is_sound(), "{:?}", report.violations);
 }
 
+/// The kinds that a small history is exhausted over do what they are called, even in a world as
+/// small as that.
+#[test]
+fn and_scrub_and_punch_have_something_to_do() {
+    let disk = SimDisk::recording(Image::empty(Whole::SECTOR));
+    let mut run = Run {
+        env: Env::new(disk, 1, None),
+        ledger: Ledger::of_nothing(),
+    };
+    let created = run.ledger.create(0);
+    let mut subject = Whole::create(&run.env).unwrap();
+    run.acknowledge(created);
+    subject
+        .run_op(&Op::put(b"t", b"k", &[7; 1275]), &mut run)
+        .unwrap();
+    let before = run.env.disk.counts();
+    subject.run_op(&Op::Scrub, &mut run).unwrap();
+    let scrubbed = run.env.disk.counts();
+    assert!(scrubbed.reads > before.reads + 5, "{before:?} {scrubbed:?}");
+    subject.run_op(&Op::Punch, &mut run).unwrap();
+    assert!(run.env.disk.counts().punches > 0);
+    let punched = subject.store().unwrap().stats().punched_bytes;
+    assert!(punched >= 2048, "{punched} bytes");
+    let named = [
+        "put small",
+        "put extent",
+        "overwrite",
+        "delete",
+        "batch over two trees",
+        "create or drop tree",
+        "checkpoint",
+        "snapshot held",
+        "snapshot released",
+        "reopen",
+        "scrub",
+        "punch",
+    ];
+    assert_eq!(Whole::KINDS[..Whole::EXHAUSTED_KINDS], named);
+}
+
 /// A part that was replaced by what the tree had before left nothing to write, so that no map was
 /// loaded, and more units counted as retired than as allocated: the first checkpoint after the
 /// opening panicked.

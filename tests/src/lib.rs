@@ -9,10 +9,14 @@
 //! check      one history, all its crashes            campaign     many histories, two threads
 //! sweep      one history, a fault at each operation
 //! whole      the engine as the subject
+//! bits       one store, and every bit of it damaged           allocations  what a thread allocates
 //! toy        a small store with planted bugs that proves that all of this catches bugs
 //! ```
-#![forbid(unsafe_code)]
+// One module is a global allocator, which is an unsafe trait.
+#![deny(unsafe_code)]
 
+pub mod allocations;
+pub mod bits;
 pub mod campaign;
 pub mod check;
 pub mod faults;

@@ -30,6 +30,8 @@ struct State {
     counts: Counts,
     /// The operations that failed by order.
     failures: Vec<Failure>,
+    /// More operations than these are taken for a loop that does not end.
+    operations_max: u64,
 }
 
 /// An operation that failed.
@@ -93,6 +95,7 @@ impl SimDisk {
                 space: None,
                 counts: Counts::default(),
                 failures: Vec::new(),
+                operations_max: u64::MAX,
             }),
         }
     }
@@ -116,6 +119,11 @@ impl SimDisk {
     /// Operations so far.
     pub fn counts(&self) -> Counts {
         self.state.lock().counts
+    }
+
+    /// Panics at the operation past this number: whoever is at work does not end.
+    pub fn set_operations_max(&self, operations_max: u64) {
+        self.state.lock().operations_max = operations_max;
     }
 
     /// How many operations failed because they were ordered to.
@@ -175,8 +183,20 @@ impl SimDisk {
     }
 }
 
+impl Counts {
+    /// All operations.
+    pub fn all(&self) -> u64 {
+        self.reads + self.writes + self.flushes + self.allocations + self.punches
+    }
+}
+
 impl State {
     fn meet(&mut self, class: Class, offset: u64) -> Option<Fault> {
+        let (all, most) = (self.counts.all(), self.operations_max);
+        assert!(
+            all <= most,
+            "more than {most} disk operations: this does not end"
+        );
         let fault = self.faults.meet(class);
         if let Some(fault) = fault {
             self.failures.push(Failure {

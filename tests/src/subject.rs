@@ -110,9 +110,14 @@ pub struct Env {
 impl Env {
     /// A machine with this disk, whose chance follows from `seed`.
     pub fn new(disk: SimDisk, seed: u64, bug: Option<usize>) -> Self {
+        Self::with(Arc::new(disk), seed, bug)
+    }
+
+    /// A machine with this disk, which somebody else has too.
+    pub fn with(disk: Arc<SimDisk>, seed: u64, bug: Option<usize>) -> Self {
         let (world, clock) = crate::world::simulated(seed);
         Self {
-            disk: Arc::new(disk),
+            disk,
             world,
             clock,
             bug,

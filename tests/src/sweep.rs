@@ -28,24 +28,33 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// All that the promise names: EIO once and for ever, short reads and writes, EINTR, ENOSPC,
-    /// failed flushes.
+    /// All that the promise names, once and for ever, of every class alone and of all together: EIO
+    /// and EINTR; short reads and writes; ENOSPC of whatever may say so. Of flushes, that is failed
+    /// flushes.
     pub fn all() -> Vec<Self> {
+        let classes = [
+            Class::Any,
+            Class::Read,
+            Class::Write,
+            Class::Flush,
+            Class::Allocate,
+            Class::Punch,
+        ];
         let mut all = Vec::new();
-        for for_ever in [false, true] {
-            for (class, fault) in [
-                (Class::Any, Fault::Eio),
-                (Class::Flush, Fault::Eio),
-                (Class::Read, Fault::Short),
-                (Class::Write, Fault::Short),
-                (Class::Any, Fault::Interrupted),
-                (Class::Allocate, Fault::NoSpace),
-            ] {
-                all.push(Self {
+        for class in classes {
+            let mut faults = vec![Fault::Eio, Fault::Interrupted];
+            if matches!(class, Class::Read | Class::Write) {
+                faults.push(Fault::Short);
+            }
+            if matches!(class, Class::Write | Class::Flush | Class::Allocate) {
+                faults.push(Fault::NoSpace);
+            }
+            for fault in faults {
+                all.extend([false, true].map(|for_ever| Self {
                     class,
                     fault,
                     for_ever,
-                });
+                }));
             }
         }
         all

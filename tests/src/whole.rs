@@ -5,12 +5,12 @@
 //! closes it.
 
 mod entry;
+mod kinds;
 
-use crate::faults::{Class, Fault};
+use crate::faults::Class;
 use crate::model::{Change, Contents};
 use crate::rng::Rng;
 use crate::subject::{BROKEN, Env, RotPlace, Run, Subject};
-use dmerkle::BlockId;
 use engine::io::Disk;
 use engine::planted::{self, Bug};
 use engine::{
@@ -39,6 +39,23 @@ pub enum Op {
     },
     /// Begins a value that is streamed, and leaves it off.
     Abandon(u64),
+    /// Streams a value piece by piece, and commits it durably.
+    Stream {
+        /// The tree.
+        tree: Vec<u8>,
+        /// The key.
+        key: Vec<u8>,
+        /// The value.
+        part: Part,
+    },
+    /// Deletes a range of keys of a tree, low inclusive and high exclusive.
+    DeleteRange(Vec<u8>, Vec<u8>, Vec<u8>),
+    /// Gets every key without waiting, and some that are not there.
+    GetAsync,
+    /// Opens what the disk holds now for reading only, and compares.
+    ReadOnly,
+    /// Makes a backup, opens it and compares.
+    Backup,
     /// Takes a checkpoint.
     Checkpoint,
     /// Takes some steps of one.
@@ -57,7 +74,7 @@ pub enum Op {
     Close,
     /// Reads everything and checks every invariant.
     Scrub,
-    /// Gives free space back.
+    /// Leaves off a value that is streamed, and gives the free space back.
     Punch,
 }
 
@@ -120,6 +137,16 @@ pub fn options() -> Options {
         geometry: Geometry::tiny(),
         ..Options::default()
     }
+}
+
+/// The model's value of an entry with this meta and these parts.
+pub fn entry_value(meta: &[u8], parts: &[Vec<u8>]) -> Vec<u8> {
+    encode(meta, parts)
+}
+
+/// The meta and parts of a model's value.
+pub fn entry_of_value(value: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
+    decode(value)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "so map_err hands it over")]
@@ -330,6 +357,13 @@ impl Whole {
     }
 }
 
+/// What a store without threads shows to who opens it for reading.
+fn opened_to_read(env: &Env, disk: Arc<dyn Disk>) -> Result<Whole, String> {
+    plant(env);
+    let store = Store::open_read_only_on(disk, env.world.clone(), &options()).map_err(text)?;
+    Ok(Whole::of(store, env))
+}
+
 impl Held {
     /// Compares what it shows with what was there when it was taken.
     fn check(&self) -> Result<(), String> {
@@ -410,6 +444,12 @@ impl Subject for Whole {
         "close",
         "reopen often",
         "checkpoint",
+        "keep parts",
+        "stream a value",
+        "delete a range",
+        "get without waiting",
+        "open for reading",
+        "backup",
     ];
     const EXHAUSTED_KINDS: usize = 12;
     const BUGS: &'static [&'static str] = Bug::NAMES;
@@ -462,6 +502,15 @@ impl Subject for Whole {
                 key: some_key(rng, 2),
                 part: Part(some_bytes(rng, 0, 3000)),
             },
+            "stream a value" => Op::Stream {
+                tree: some_tree(rng),
+                key: some_key(rng, 8),
+                part: Part(some_bytes(rng, 1025, 6000)),
+            },
+            "delete a range" => Op::DeleteRange(some_tree(rng), some_key(rng, 4), some_key(rng, 9)),
+            "get without waiting" => Op::GetAsync,
+            "open for reading" => Op::ReadOnly,
+            "backup" => Op::Backup,
             "abandon a writer" => Op::Abandon(1025 + rng.below(4000)),
             "checkpoint" => Op::Checkpoint,
             "step" => Op::Step(1 + u32::try_from(rng.below(6)).expect("small")),
@@ -518,6 +567,11 @@ impl Subject for Whole {
                 let half = usize::try_from(length / 2).expect("small");
                 writer.push(&vec![7; half]).map_err(text)
             }
+            Op::Stream { tree, key, part } => self.stream(tree, key, part, run),
+            Op::DeleteRange(tree, low, high) => self.delete_range(tree, low, high, run),
+            Op::GetAsync => self.get_async(),
+            Op::ReadOnly => kinds::read_only(run),
+            Op::Backup => self.backup(run),
             Op::Checkpoint => {
                 self.store()?.checkpoint().map_err(text)?;
                 run.acknowledge_all();
@@ -556,40 +610,28 @@ impl Subject for Whole {
                 }
             }
             Op::Punch => {
+                self.make_free_space()?;
                 while self.store()?.punch_some(2048).map_err(text)? > 0 {}
                 Ok(())
             }
         }
     }
 
-    /// It must be poisoned by a failed flush, or write of what it stands on; it never is by readers,
-    /// punches and full disks.
+    /// The rule: a store is poisoned exactly if a write or a flush has failed since it was opened,
+    /// whatever the error was (a full disk too, where space had been allocated before). What a
+    /// failed write leaves is not known; everything else that fails (a read, an allocation, a punch)
+    /// is the error of whoever asked for it, and a checkpoint that meets it is tried again.
     fn judge_faults(&mut self, env: &Env) -> Result<(), String> {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        let geometry = options().geometry;
-        let is_data = |offset: u64| {
-            let unit = BlockId(offset / geometry.unit());
-            let place = geometry.region_of(unit);
-            place.is_some_and(|(_, index)| index >= geometry.region_reserved_units())
-        };
         let failures = env.disk.failures_from(self.failures);
-        let must = failures.iter().any(|failure| match failure.class {
-            Class::Flush => true,
-            Class::Write => !is_data(failure.offset),
-            _ => false,
-        });
-        // An extent that cannot be written, and whatever else ends a checkpoint. The full disk is
-        // an allocation that fails with no more than that.
-        let may = failures
+        let must = failures
             .iter()
-            .any(|failure| failure.class != Class::Punch && failure.fault != Fault::NoSpace);
+            .any(|failure| matches!(failure.class, Class::Write | Class::Flush));
         match store.stats().poisoned {
             None if must => Err(format!("not poisoned by {failures:?}")),
-            Some(cause) if !must && !may => {
-                Err(format!("poisoned although only {failures:?}: {cause}"))
-            }
+            Some(cause) if !must => Err(format!("poisoned although only {failures:?}: {cause}")),
             _ => Ok(()),
         }
     }
@@ -600,6 +642,10 @@ impl Subject for Whole {
                 .iter()
                 .all(|change| matches!(change, Change::Delete { .. })),
             Op::Checkpoint
+            | Op::DeleteRange(..)
+            | Op::GetAsync
+            | Op::ReadOnly
+            | Op::Backup
             | Op::Step(_)
             | Op::Flush
             | Op::Hold
@@ -608,7 +654,11 @@ impl Subject for Whole {
             | Op::Close
             | Op::Scrub
             | Op::Punch => true,
-            Op::CreateOrDrop(_) | Op::Keep { .. } | Op::Abandon(_) | Op::Paced(_) => false,
+            Op::CreateOrDrop(_)
+            | Op::Keep { .. }
+            | Op::Stream { .. }
+            | Op::Abandon(_)
+            | Op::Paced(_) => false,
         }
     }
 

@@ -110,7 +110,8 @@ pub fn encode_region_table(
     (out, sum)
 }
 
-/// Reads the table that the superblock describes. `bytes` are at least its used prefix.
+/// Reads the table that the superblock describes. `bytes` are its used prefix, and as much of the
+/// padding behind it as is to be checked.
 pub fn decode_region_table(
     geometry: &Geometry,
     nonce: u64,
@@ -118,7 +119,7 @@ pub fn decode_region_table(
     bytes: &[u8],
 ) -> Result<(Generation, Vec<RegionRow>), Corrupt> {
     let used = table_bytes(described.regions);
-    let Some(bytes) = bytes.get(..used) else {
+    let Some((bytes, padding)) = bytes.split_at_checked(used) else {
         return Err(Corrupt::new(
             Structure::RegionTable,
             Fault::Truncated {
@@ -145,6 +146,7 @@ pub fn decode_region_table(
     for _ in 0..described.regions {
         rows.push(decode_row(geometry, &mut reader)?);
     }
+    Reader::new(padding, Structure::RegionTable).zeros(padding.len())?;
     Ok((generation, rows))
 }
 
@@ -239,6 +241,25 @@ mod tests {
             )
             .is_err()
         );
+    }
+
+    #[test]
+    fn padding_that_is_not_zero_is_refused() {
+        let g = Geometry::tiny();
+        let (mut bytes, checksum) = encode_region_table(&g, 5, Generation(6), &rows(&g));
+        let described = RegionTableRef {
+            copy: 0,
+            regions: 2,
+            checksum,
+        };
+        let used = table_bytes(2);
+        assert!(used < bytes.len());
+        assert!(decode_region_table(&g, 5, described, &bytes[..used]).is_ok());
+        for at in used..bytes.len() {
+            bytes[at] = 1;
+            assert!(decode_region_table(&g, 5, described, &bytes).is_err());
+            bytes[at] = 0;
+        }
     }
 
     proptest! {

@@ -45,11 +45,17 @@ impl<'r> Window<'r> {
 
     fn load(&mut self, lsn: Lsn, end: Lsn) {
         let to_ring_end = self.geometry.ring_bytes - lsn.0 % self.geometry.ring_bytes;
-        let bytes = to_ring_end.min(end.0 - lsn.0).min(RUN_BYTES);
+        let offset = self.geometry.log_offset(lsn);
+        // A file that was cut off asks for no more memory than it could fill, save one block.
+        let block_bytes = u64::from(self.geometry.log_block_bytes);
+        let in_file = self.read.len().saturating_sub(offset) / block_bytes * block_bytes;
+        let bytes = to_ring_end
+            .min(end.0 - lsn.0)
+            .min(RUN_BYTES)
+            .min(in_file.max(block_bytes));
         self.buf
             .resize(usize::try_from(bytes).expect("at most a run"), 0);
         self.first = lsn;
-        let offset = self.geometry.log_offset(lsn);
         if self.read.read_at(offset, &mut self.buf) == Err(Unreadable) {
             let block_bytes = self.geometry.log_block_bytes;
             let blocks = self.buf.chunks_exact_mut(block_bytes as usize);

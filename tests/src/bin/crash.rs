@@ -1,23 +1,32 @@
 //! Crashes a store a million times and says what became of its promises.
 //!
-//! `crash [--states N] [--seed S] [--exhaust K] [--planted] [--long] [--toy]`
+//! `crash [--states N] [--seed S] [--exhaust K] [--planted] [--bits] [--long] [--toy]`
 
+use dynomite_tests::allocations::Counting;
+use dynomite_tests::bits::Bits;
 use dynomite_tests::campaign::{Campaign, planted};
 use dynomite_tests::subject::Subject;
 use dynomite_tests::toy::Toy;
 use dynomite_tests::whole::Whole;
 use std::process::ExitCode;
+use std::time::Instant;
+
+/// So that the damaged stores of `--bits` can be held to what their files could fill.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const USAGE: &str = "\
-crash [--states N] [--seed S] [--exhaust K] [--planted] [--long]
+crash [--states N] [--seed S] [--exhaust K] [--planted] [--bits] [--long]
       [--history H] [--threads T] [--toy]
 
 Runs histories on a simulated disk and reopens every image that a crash could leave.
   --states N    states of random histories to try (1000000)
   --seed S      the seed of everything (drawn from the clock, and printed)
   --exhaust K   first every history of up to K operations (0)
+  --bits        instead damage every sector, and a bit of each 64 bytes, of whole stores, and every
+                bit of each structure; with --long every bit of whole stores
   --planted     instead run each planted bug until it is caught, and print a table
-  --long        --exhaust 3 and 60 million states, unless they are given
+  --long        --exhaust 4 and 60 million states, unless they are given
   --history H   only this history, as the report of a violation names it
   --threads T   threads (2)
   --toy         the harness's own toy store instead of the engine";
@@ -25,6 +34,7 @@ Runs histories on a simulated disk and reopens every image that a crash could le
 struct Arguments {
     campaign: Campaign,
     planted: bool,
+    bits: Option<Bits>,
     toy: bool,
 }
 
@@ -32,7 +42,7 @@ fn arguments() -> Result<Arguments, String> {
     let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let mut seed = clock.map_or(0, |now| now.as_secs());
     let (mut states, mut exhaust, mut only, mut threads) = (None, None, None, 2);
-    let (mut planted, mut long, mut toy) = (false, false, false);
+    let (mut planted, mut bits, mut long, mut toy) = (false, false, false, false);
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let mut number = || -> Result<u64, String> {
@@ -50,6 +60,7 @@ fn arguments() -> Result<Arguments, String> {
             "--history" => only = Some(number()?),
             "--threads" => threads = number()?.max(1),
             "--planted" => planted = true,
+            "--bits" => bits = true,
             "--long" => long = true,
             "--toy" => toy = true,
             "--help" | "-h" => {
@@ -59,7 +70,7 @@ fn arguments() -> Result<Arguments, String> {
             _ => return Err(format!("unknown argument {name}\n{USAGE}")),
         }
     }
-    let exhaust = exhaust.unwrap_or(if long { 3 } else { 0 });
+    let exhaust = exhaust.unwrap_or(if long { 4 } else { 0 });
     if exhaust > 8 {
         return Err("--exhaust takes at most 8: the histories grow with its power".into());
     }
@@ -72,15 +83,27 @@ fn arguments() -> Result<Arguments, String> {
         threads: usize::try_from(threads).map_err(|error| error.to_string())?,
         quiet: false,
     };
+    let bits = bits.then_some(Bits {
+        seed,
+        every_bit: long,
+        one_in: 1,
+        bug: None,
+        threads: campaign.threads,
+        quiet: false,
+    });
     Ok(Arguments {
         campaign,
         planted,
+        bits,
         toy,
     })
 }
 
 fn main() -> ExitCode {
     match arguments() {
+        Ok(Arguments {
+            bits: Some(bits), ..
+        }) => run_bits(&bits),
         Ok(arguments) if arguments.toy => run::<Toy>(&arguments),
         Ok(arguments) => run::<Whole>(&arguments),
         Err(sentence) => {
@@ -110,6 +133,32 @@ fn run<S: Subject>(arguments: &Arguments) -> ExitCode {
         states / minutes
     );
     verdict(outcome.found.is_none())
+}
+
+fn run_bits(bits: &Bits) -> ExitCode {
+    eprintln!("seed {}", bits.seed);
+    let started = Instant::now();
+    match bits.run() {
+        Ok(report) => {
+            for violation in &report.violations {
+                println!("violation: {violation}");
+            }
+            println!("{report}");
+            println!(
+                "flips {}, damaged stores {}, violations {}, seconds {:.0}, seed {}",
+                report.flips,
+                report.stores(),
+                report.violations.len(),
+                started.elapsed().as_secs_f64(),
+                bits.seed
+            );
+            verdict(report.violations.is_empty())
+        }
+        Err(what) => {
+            println!("violation: {what}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn verdict(good: bool) -> ExitCode {
