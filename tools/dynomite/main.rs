@@ -11,6 +11,7 @@
 //! | 4 | the node, or its store, refused |
 //! | 5 | a file, or the output, failed |
 //! | 6 | a check found damage |
+//! | 7 | torture saw a broken promise |
 
 mod arguments;
 mod files;
@@ -19,6 +20,7 @@ mod outcome;
 mod requests;
 mod start;
 mod status;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -61,5 +63,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Backup(backup) => requests::backup(&backup),
         Command::Restore(restore) => requests::restore(&restore),
         Command::Check(node) => requests::check(&node),
+        Command::Torture(arguments) => torture::torture(&arguments),
+        Command::TortureChild(arguments) => torture::child(&arguments),
     }
 }

@@ -143,7 +143,9 @@ impl Expected {
             return Ok(());
         }
         if kind == "e" {
-            self.trouble = Some(line[1..].trim().to_owned());
+            if counts {
+                self.trouble = Some(line[1..].trim().to_owned());
+            }
             return Ok(());
         }
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
@@ -176,7 +178,8 @@ impl Expected {
                 self.tally.full += 1;
             }
             // What it did is not known, so it stays the one that was issued.
-            "x" => self.trouble = Some(rest.to_owned()),
+            "x" if counts => self.trouble = Some(rest.to_owned()),
+            "x" => {}
             _ => return Err(strange()),
         }
         Ok(())
@@ -242,6 +245,9 @@ impl Expected {
         let settled = |worker: u32, key: u32| self.workers[worker as usize].settled[key as usize];
         let looked = look::look(&self.shape, store, &contested, &settled)?;
         self.fit(&looked.possible)?;
+        self.workers
+            .iter_mut()
+            .for_each(|worker| worker.steps = None);
         Ok(looked.held)
     }
 

@@ -13,6 +13,7 @@
 //! expected   what the store may hold after that
 //! look       reads the store and compares
 //! running    the child, its pipe, and its end
+//! round      when it dies, and what is compared then
 //! ```
 //!
 //! What is compared after each round, from `expected`:
@@ -29,6 +30,7 @@ pub mod content;
 pub mod expected;
 pub mod load;
 mod look;
+pub mod round;
 pub mod running;
 
 pub use chance::Chance;
