@@ -163,6 +163,9 @@ pub(crate) struct Core {
     /// Threads lead and checkpoint; without them the callers do.
     pub(crate) threaded: AtomicBool,
     pub(crate) read_only: bool,
+    /// What the fault `AckBeforeWrite` has not written yet.
+    #[cfg(feature = "planted")]
+    pub(crate) late: Mutex<Vec<(u64, Arc<crate::io::AlignedBuf>)>>,
 }
 
 /// What [`Core::new`] needs beside the parts that it makes itself.
@@ -211,6 +214,8 @@ impl Core {
             checkpoint_error: Mutex::new(None),
             threaded: AtomicBool::new(false),
             read_only: parts.read_only,
+            #[cfg(feature = "planted")]
+            late: Mutex::default(),
         })
     }
 

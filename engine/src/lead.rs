@@ -145,6 +145,10 @@ impl Core {
             flush()?;
             return self.write_groups(groups, writes, stamp, durable);
         }
+        #[cfg(feature = "planted")]
+        if planted::has(Bug::AckBeforeWrite) {
+            return self.write_groups_late(groups, writes, stamp, durable);
+        }
         self.write_groups(groups, writes, stamp, durable)?;
         if planted::has(Bug::DropLogFlush) {
             return Ok(());
@@ -160,31 +164,8 @@ impl Core {
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
-        let geometry = &self.identity.geometry;
-        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
-            Generation(0)
-        } else {
-            stamp
-        };
         for group in groups {
-            let header = GroupHeader {
-                incarnation: self.identity.incarnation,
-                opening: self.identity.opening,
-                incarnation_start: self.identity.cut,
-                lsn: group.start,
-                durable,
-                stamp,
-            };
-            let blocks = log_block::group_blocks(geometry, group.payload.len());
-            let mut buffer =
-                AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
-            let nonce = self.identity.nonce;
-            if group.skip {
-                log_block::encode_skip(geometry, nonce, &header, &mut buffer);
-            } else {
-                log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
-            }
-            let offset = geometry.log_offset(group.start);
+            let (offset, buffer) = self.encode_group(group, stamp, durable);
             let written = match &mut writes {
                 Some(writes) => writes.start(offset, &Arc::new(buffer)),
                 None => self.disk.write(offset, &buffer),
@@ -195,6 +176,58 @@ impl Core {
             Some(writes) => writes.wait().map_err(Error::io("writing the log")),
             None => Ok(()),
         }
+    }
+
+    /// A group as the blocks of the ring hold it, and where.
+    fn encode_group(&self, group: &Group, stamp: Generation, durable: Lsn) -> (u64, AlignedBuf) {
+        let geometry = &self.identity.geometry;
+        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
+            Generation(0)
+        } else {
+            stamp
+        };
+        let header = GroupHeader {
+            incarnation: self.identity.incarnation,
+            opening: self.identity.opening,
+            incarnation_start: self.identity.cut,
+            lsn: group.start,
+            durable,
+            stamp,
+        };
+        let blocks = log_block::group_blocks(geometry, group.payload.len());
+        let mut buffer = AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
+        let nonce = self.identity.nonce;
+        if group.skip {
+            log_block::encode_skip(geometry, nonce, &header, &mut buffer);
+        } else {
+            log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
+        }
+        (geometry.log_offset(group.start), buffer)
+    }
+
+    /// The fault `AckBeforeWrite`: writes what was acknowledged the last time.
+    #[cfg(feature = "planted")]
+    fn write_groups_late(
+        &self,
+        groups: &[Group],
+        writes: Option<Writes>,
+        stamp: Generation,
+        durable: Lsn,
+    ) -> Result<(), Error> {
+        let encode = |group: &Group| {
+            let (offset, buffer) = self.encode_group(group, stamp, durable);
+            (offset, Arc::new(buffer))
+        };
+        let now = groups.iter().map(encode).collect();
+        let late = std::mem::replace(&mut *self.late.lock(), now);
+        for (offset, buffer) in late {
+            let written = self.disk.write(offset, &buffer);
+            written.map_err(Error::io("writing the log"))?;
+        }
+        if let Some(mut writes) = writes {
+            writes.wait().map_err(Error::io("writing the log"))?;
+        }
+        self.disk.flush().map_err(Error::io("flushing the log"))
     }
 
     /// Makes everything that has joined durable.
