@@ -165,7 +165,7 @@ pub(crate) struct Core {
     pub(crate) read_only: bool,
     /// What the fault `AckBeforeWrite` has not written yet.
     #[cfg(feature = "planted")]
-    pub(crate) late: Mutex<Vec<(u64, Arc<crate::io::AlignedBuf>)>>,
+    pub(crate) late: Mutex<VecDeque<(u64, crate::io::AlignedBuf)>>,
 }
 
 /// What [`Core::new`] needs beside the parts that it makes itself.

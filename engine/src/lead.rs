@@ -22,6 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// How many groups the fault `AckBeforeWrite` keeps back: enough that a kill at any moment finds
+/// some that were acknowledged.
+#[cfg(feature = "planted")]
+const LATE_GROUPS: usize = 8;
+
 impl Core {
     /// Sees to it that a batch that joined with a completion gets its leader.
     pub(crate) fn hurry(
@@ -205,7 +210,7 @@ impl Core {
         (geometry.log_offset(group.start), buffer)
     }
 
-    /// The fault `AckBeforeWrite`: writes what was acknowledged the last time.
+    /// The fault `AckBeforeWrite`: writes what was acknowledged some groups ago.
     #[cfg(feature = "planted")]
     fn write_groups_late(
         &self,
@@ -214,16 +219,19 @@ impl Core {
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
-        let encode = |group: &Group| {
-            let (offset, buffer) = self.encode_group(group, stamp, durable);
-            (offset, Arc::new(buffer))
-        };
-        let now = groups.iter().map(encode).collect();
-        let late = std::mem::replace(&mut *self.late.lock(), now);
-        for (offset, buffer) in late {
+        let mut late = self.late.lock();
+        late.extend(
+            groups
+                .iter()
+                .map(|group| self.encode_group(group, stamp, durable)),
+        );
+        while late.len() > LATE_GROUPS
+            && let Some((offset, buffer)) = late.pop_front()
+        {
             let written = self.disk.write(offset, &buffer);
             written.map_err(Error::io("writing the log"))?;
         }
+        drop(late);
         if let Some(mut writes) = writes {
             writes.wait().map_err(Error::io("writing the log"))?;
         }

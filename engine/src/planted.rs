@@ -34,7 +34,7 @@ bugs! {
     DropLogFlush,
     /// The flush comes before the write of the log that it should cover.
     AckBeforeFlush,
-    /// A commit is acknowledged before its log is written: that goes with the next one.
+    /// A commit is acknowledged before its log is written: that goes with a later one.
     AckBeforeWrite,
     /// What a checkpoint drops is free before its superblock is written.
     ReuseRetiredEarly,

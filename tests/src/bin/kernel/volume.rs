@@ -171,6 +171,9 @@ impl Volume {
         let told = |error| format!("shutting down: {error}");
         if let Some((_, outer)) = &self.outer {
             shut_down(outer).map_err(told)?;
+            // Its disk is gone: it may have shut itself down already.
+            let _ = shut_down(&self.mounted_at);
+            return Ok(());
         }
         shut_down(&self.mounted_at).map_err(told)
     }
