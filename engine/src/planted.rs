@@ -34,8 +34,6 @@ bugs! {
     DropLogFlush,
     /// The flush comes before the write of the log that it should cover.
     AckBeforeFlush,
-    /// A commit is acknowledged before its log is written: that goes with a later one.
-    AckBeforeWrite,
     /// What a checkpoint drops is free before its superblock is written.
     ReuseRetiredEarly,
     /// What a checkpoint dropped is free although no log block carries its generation.
@@ -84,6 +82,8 @@ bugs! {
     LoseExtentTail,
     /// A dropped tree's entries stay.
     DropForgotten,
+    /// A commit is acknowledged before its log is written: that goes with a later one.
+    AckBeforeWrite,
 }
 
 #[cfg(feature = "planted")]
