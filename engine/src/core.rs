@@ -167,6 +167,9 @@ pub(crate) struct Core {
     pub(crate) read_only: bool,
     /// What the opening found broken and mended.
     pub(crate) mended: Vec<String>,
+    /// What the fault `AckBeforeWrite` has not written yet.
+    #[cfg(feature = "planted")]
+    pub(crate) late: Mutex<VecDeque<(u64, crate::io::AlignedBuf)>>,
 }
 
 /// What [`Core::new`] needs beside the parts that it makes itself.
@@ -218,6 +221,8 @@ impl Core {
             threaded: AtomicBool::new(false),
             read_only: parts.read_only,
             mended: parts.mended,
+            #[cfg(feature = "planted")]
+            late: Mutex::default(),
         })
     }
 

@@ -22,6 +22,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// How many groups the fault `AckBeforeWrite` keeps back: enough that a kill at any moment finds
+/// some that were acknowledged.
+#[cfg(feature = "planted")]
+const LATE_GROUPS: usize = 8;
+
 impl Core {
     /// Sees to it that a batch that joined with a completion gets its leader.
     pub(crate) fn hurry(
@@ -145,6 +150,10 @@ impl Core {
             flush()?;
             return self.write_groups(groups, writes, stamp, durable);
         }
+        #[cfg(feature = "planted")]
+        if planted::has(Bug::AckBeforeWrite) {
+            return self.write_groups_late(groups, writes, stamp, durable);
+        }
         self.write_groups(groups, writes, stamp, durable)?;
         if planted::has(Bug::DropLogFlush) {
             return Ok(());
@@ -160,31 +169,8 @@ impl Core {
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
-        let geometry = &self.identity.geometry;
-        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
-            Generation(0)
-        } else {
-            stamp
-        };
         for group in groups {
-            let header = GroupHeader {
-                incarnation: self.identity.incarnation,
-                opening: self.identity.opening,
-                incarnation_start: self.identity.cut,
-                lsn: group.start,
-                durable,
-                stamp,
-            };
-            let blocks = log_block::group_blocks(geometry, group.payload.len());
-            let mut buffer =
-                AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
-            let nonce = self.identity.nonce;
-            if group.skip {
-                log_block::encode_skip(geometry, nonce, &header, &mut buffer);
-            } else {
-                log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
-            }
-            let offset = geometry.log_offset(group.start);
+            let (offset, buffer) = self.encode_group(group, stamp, durable);
             let written = match &mut writes {
                 Some(writes) => writes.start(offset, &Arc::new(buffer)),
                 None => self.disk.write(offset, &buffer),
@@ -195,6 +181,61 @@ impl Core {
             Some(writes) => writes.wait().map_err(Error::io("writing the log")),
             None => Ok(()),
         }
+    }
+
+    /// A group as the blocks of the ring hold it, and where.
+    fn encode_group(&self, group: &Group, stamp: Generation, durable: Lsn) -> (u64, AlignedBuf) {
+        let geometry = &self.identity.geometry;
+        let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
+            Generation(0)
+        } else {
+            stamp
+        };
+        let header = GroupHeader {
+            incarnation: self.identity.incarnation,
+            opening: self.identity.opening,
+            incarnation_start: self.identity.cut,
+            lsn: group.start,
+            durable,
+            stamp,
+        };
+        let blocks = log_block::group_blocks(geometry, group.payload.len());
+        let mut buffer = AlignedBuf::zeroed(blocks as usize * geometry.log_block_bytes as usize);
+        let nonce = self.identity.nonce;
+        if group.skip {
+            log_block::encode_skip(geometry, nonce, &header, &mut buffer);
+        } else {
+            log_block::encode_group(geometry, nonce, &header, &group.payload, &mut buffer);
+        }
+        (geometry.log_offset(group.start), buffer)
+    }
+
+    /// The fault `AckBeforeWrite`: writes what was acknowledged some groups ago.
+    #[cfg(feature = "planted")]
+    fn write_groups_late(
+        &self,
+        groups: &[Group],
+        writes: Option<Writes>,
+        stamp: Generation,
+        durable: Lsn,
+    ) -> Result<(), Error> {
+        let mut late = self.late.lock();
+        late.extend(
+            groups
+                .iter()
+                .map(|group| self.encode_group(group, stamp, durable)),
+        );
+        while late.len() > LATE_GROUPS
+            && let Some((offset, buffer)) = late.pop_front()
+        {
+            let written = self.disk.write(offset, &buffer);
+            written.map_err(Error::io("writing the log"))?;
+        }
+        drop(late);
+        if let Some(mut writes) = writes {
+            writes.wait().map_err(Error::io("writing the log"))?;
+        }
+        self.disk.flush().map_err(Error::io("flushing the log"))
     }
 
     /// Makes everything that has joined durable.

@@ -1,7 +1,8 @@
 //! Deliberate faults, to prove that the crash tests have teeth. Without the feature `planted` all
 //! of this is the constant `false`; no program that users run is built with it.
 //!
-//! A fault is chosen per thread, because the tests drive one store per thread.
+//! A fault is chosen per thread, because the crash tests drive one store per thread; or for the whole
+//! process, in which a store has threads of its own.
 
 macro_rules! bugs {
     ($($(#[doc = $doc:literal])* $name:ident),+ $(,)?) => {
@@ -91,25 +92,35 @@ bugs! {
     AsyncReadsBase,
     /// A range that is deleted keeps its last entry.
     DeleteRangeShort,
+    /// A commit is acknowledged before its log is written: that goes with a later one.
+    AckBeforeWrite,
 }
 
 #[cfg(feature = "planted")]
 mod chosen {
     use super::Bug;
     use std::cell::Cell;
+    use std::sync::OnceLock;
 
     thread_local! {
         static CHOSEN: Cell<Option<Bug>> = const { Cell::new(None) };
     }
+
+    static EVERYWHERE: OnceLock<Bug> = OnceLock::new();
 
     /// Plants a fault for stores that this thread drives, or none.
     pub fn plant(bug: Option<Bug>) {
         CHOSEN.set(bug);
     }
 
+    /// Plants a fault for every store of this process, for good.
+    pub fn plant_everywhere(bug: Bug) {
+        let _ = EVERYWHERE.set(bug);
+    }
+
     /// Whether this fault is planted.
     pub(crate) fn has(bug: Bug) -> bool {
-        CHOSEN.get() == Some(bug)
+        CHOSEN.get() == Some(bug) || EVERYWHERE.get() == Some(&bug)
     }
 }
 
@@ -125,4 +136,4 @@ mod chosen {
 
 pub(crate) use chosen::has;
 #[cfg(feature = "planted")]
-pub use chosen::plant;
+pub use chosen::{plant, plant_everywhere};

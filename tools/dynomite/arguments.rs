@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 #[command(name = "dynomite", version, arg_required_else_help = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 the key is absent, 2 wrong use, 3 no node reached, \
-                        4 refused, 5 a file failed, 6 damage found, 130 interrupted."
+                        4 refused, 5 a file failed, 6 damage found, 7 torture saw a broken promise,\n\
+                        130 interrupted."
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -42,7 +43,29 @@ pub enum Command {
     Restore(Restore),
     /// Let the running node verify its whole store; exit code 6 when it finds damage
     Check(Reporting),
+    /// Write to a store in a folder, kill the writer at random moments, and see what is left
+    #[command(long_about = TORTURE)]
+    Torture(Torture),
+    /// The process that `torture` kills
+    #[command(hide = true)]
+    TortureChild(TortureChild),
 }
+
+const TORTURE: &str = "\
+Write to a store in a folder, kill the writer at random moments, and see what is left.
+
+A process writes small and large values, batches, overwrites and deletes, durable and buffered, with \
+several threads, past the page cache where the file system allows. It is killed with SIGKILL, among \
+its writes and in its recovery. Each time the store is read from end to end: every acknowledged \
+durable write must be there, buffered ones up to some moment, batches whole, no byte wrong, every \
+count and fingerprint as computed anew. Then it goes on with the same store.
+
+It kills a process, not the power: what the page cache and the disk hold survives, so a disk that \
+lies about its flushes is not found out by this.
+
+The folder must be empty or one that an earlier run has left; nothing else is touched, and at the \
+end it is empty again. After a violation (exit code 7) it keeps the store and says in violation.txt \
+what was expected.";
 
 #[derive(Debug, Args)]
 pub struct Folder {
@@ -163,4 +186,36 @@ pub struct Restore {
     pub file: PathBuf,
     #[command(flatten)]
     pub report: Reporting,
+}
+
+#[derive(Debug, Args)]
+pub struct Torture {
+    /// The folder, on the disk that is to be tried
+    pub directory: PathBuf,
+    /// Stop after so many kills [default: at Ctrl-C]
+    #[arg(long, value_name = "NUMBER")]
+    pub rounds: Option<u32>,
+    /// Stop after so many minutes
+    #[arg(long, value_name = "NUMBER")]
+    pub minutes: Option<u32>,
+    /// What everything random follows from [default: drawn, and told]
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// Threads that write
+    #[arg(long, value_name = "NUMBER", default_value = "4",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: u32,
+    /// Keys of each thread; a thousand keep about 20 MB
+    #[arg(long, value_name = "NUMBER", default_value = "1000",
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub keys: u32,
+    /// Write the verdict as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TortureChild {
+    pub store: PathBuf,
+    pub load: String,
 }

@@ -11,6 +11,7 @@
 //! | 4 | the node, or its store, refused |
 //! | 5 | a file, or the output, failed |
 //! | 6 | bytes on a disk are not what was put: in the store, or in a backup |
+//! | 7 | torture saw a broken promise |
 //! | 130 | interrupted |
 
 mod arguments;
@@ -20,6 +21,7 @@ mod outcome;
 mod requests;
 mod start;
 mod status;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -62,5 +64,7 @@ fn run(arguments: Arguments) -> Outcome {
         Command::Backup(backup) => requests::backup(&backup),
         Command::Restore(restore) => requests::restore(&restore),
         Command::Check(node) => requests::check(&node),
+        Command::Torture(arguments) => torture::torture(&arguments),
+        Command::TortureChild(arguments) => torture::child(&arguments),
     }
 }

@@ -18,6 +18,7 @@ pub enum Code {
     Refused,
     Local,
     Damage,
+    Broken,
     /// Nobody reads the output any more: nothing is said.
     Quiet,
 }
@@ -32,6 +33,7 @@ impl From<Code> for ExitCode {
             Code::Refused => 4,
             Code::Local | Code::Quiet => 5,
             Code::Damage => 6,
+            Code::Broken => 7,
         })
     }
 }
