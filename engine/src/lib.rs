@@ -55,6 +55,7 @@ mod space;
 mod state;
 mod stats;
 mod store;
+mod sync;
 mod threads;
 mod tree;
 mod turnover;

@@ -4,13 +4,14 @@
 use crate::checkpoint::Stepped;
 use crate::core::Core;
 use crate::error::Error;
+use crate::planted::{Race, races};
 use crate::queue::Queue;
 use crate::state::State;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, MutexGuard};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How long a buffered commit waits for its flush.
@@ -73,7 +74,7 @@ impl Threads {
         core.threaded.store(false, Ordering::Release);
         {
             // Under the lock, so that nobody is between looking at `stop` and going to sleep.
-            let _queue = core.queue.lock();
+            let _queue = (!races(Race::StopUnlocked)).then(|| core.queue.lock());
             core.log_work.notify_all();
             core.maintenance_work.notify_all();
         }
