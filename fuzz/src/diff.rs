@@ -58,15 +58,15 @@ pub fn diff_trees(data: &[u8]) {
             Edit::Mine(key, value) => drop(mine.insert(key.bytes(), value.body())),
             Edit::Theirs(key, value) => drop(theirs.insert(key.bytes(), value.body())),
             Edit::Fill(first, from, count, value) => {
-                for n in 0..count {
+                for n in 0..count % 64 {
                     let key = vec![first, from.wrapping_add(n), n];
-                    mine.insert(key.clone(), value.body());
-                    theirs.insert(key, value.body());
+                    mine.insert(key.clone(), value.small());
+                    theirs.insert(key, value.small());
                 }
             }
             Edit::FillMine(first, from, count, value) => {
-                for n in 0..count {
-                    mine.insert(vec![first, from.wrapping_add(n)], value.body());
+                for n in 0..count % 64 {
+                    mine.insert(vec![first, from.wrapping_add(n)], value.small());
                 }
             }
         }

@@ -55,6 +55,13 @@ pub(crate) struct Value {
 }
 
 impl Value {
+    /// A short one, for keys that come in crowds.
+    pub(crate) fn small(&self) -> Vec<u8> {
+        let mut body = BodyBuilder::new(&[]);
+        body.inline(&[self.byte; 8][..usize::from(self.length) % 8]);
+        body.finish()
+    }
+
     pub(crate) fn body(&self) -> Vec<u8> {
         let meta = vec![self.byte ^ 1; usize::from(self.meta) / 8];
         let mut body = BodyBuilder::new(&meta);

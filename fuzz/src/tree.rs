@@ -32,8 +32,10 @@ pub fn tree(data: &[u8]) {
         match step {
             Move::Put(key, value) => put(&mut next, &mut ops, key.bytes(), &value),
             Move::Fill(high, low, count, value) => {
-                for n in 0..count {
-                    put(&mut next, &mut ops, vec![high, low.wrapping_add(n)], &value);
+                for n in 0..count % 64 {
+                    let (key, body) = (vec![high, low.wrapping_add(n)], value.small());
+                    next.insert(key.clone(), body.clone());
+                    ops.insert(key, Some(body));
                 }
             }
             Move::Delete(key) => {

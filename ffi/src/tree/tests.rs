@@ -2,8 +2,6 @@
 //! out-parameters are what their documentation says. Method: a store over memory and without
 //! threads, driven through the C signatures alone, so that an interpreter can watch every access.
 
-#![expect(clippy::unwrap_used, reason = "a panic here is the report")]
-
 use super::*;
 use crate::store::dynomite_store_close;
 use engine::io::Disk;
