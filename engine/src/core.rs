@@ -12,21 +12,21 @@ use crate::io::{Disk, IoPool, Writes};
 use crate::memtable::{Memtable, Op};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
+use crate::planted::{Race, races};
 use crate::queue::{Completion, Full, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
 use crate::stats::Counters;
 use crate::sums::Helper;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{ArcSwap, Condvar, Mutex, MutexGuard, thread};
 use crate::turnover::Turnover;
 use crate::world::World;
-use arc_swap::ArcSwap;
 use dmerkle::fingerprint::FingerprintKey;
 use dmerkle::format::body::BodyRef;
 use dmerkle::{Geometry, Incarnation, Lsn, OpeningId, TreeId};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Units for branches and the catalog that every checkpoint may need.
@@ -465,7 +465,7 @@ impl Core {
         let ring = self.queue.lock().used() * 100 / self.identity.geometry.ring_bytes;
         let full = u32::try_from(memtable.max(ring).min(100)).expect("at most 100");
         if full > 75 {
-            std::thread::sleep(PACE_MAX * (full - 75) / 25);
+            thread::sleep(PACE_MAX * (full - 75) / 25);
         }
     }
 
@@ -500,7 +500,7 @@ impl Core {
             } else {
                 self.visible()
             };
-            if Arc::ptr_eq(&state, &self.state.load()) {
+            if Arc::ptr_eq(&state, &self.state.load()) || races(Race::TornView) {
                 return (state, at);
             }
             if register {

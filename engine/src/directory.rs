@@ -7,11 +7,11 @@
 use crate::core::{Refused, TreeChange};
 use crate::error::Error;
 use crate::memtable::{Op, split_key};
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dmerkle::TreeId;
-use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The longest name of a tree, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;

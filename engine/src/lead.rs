@@ -13,11 +13,11 @@ use crate::core::{Core, Joined};
 use crate::error::Error;
 use crate::io::{AlignedBuf, Writes};
 use crate::options::Durability;
-use crate::planted::{self, Bug};
+use crate::planted::{self, Bug, Race, races};
 use crate::queue::{Group, Queue};
+use crate::sync::MutexGuard;
 use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Lsn};
-use parking_lot::MutexGuard;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,13 +62,14 @@ impl Core {
             if let Some(fate) = joined.ticket.poll() {
                 return fate;
             }
-            if !queue.writing {
+            if !queue.writing && !queue.is_empty() {
                 self.lead(queue)?;
-            } else if buffered {
+            } else if buffered && queue.writing {
                 self.moved.wait(&mut queue);
             } else {
                 drop(queue);
-                // The leader of now, or who it hands over to, resolves the ticket.
+                // The leader of now, or who it hands over to, resolves the ticket. One that has
+                // just left the queue is about to: to ask again and again would only keep it.
                 return joined.ticket.wait();
             }
         }
@@ -92,8 +93,11 @@ impl Core {
         }
         let (stamp, durable, end) = (queue.stamp, queue.durable, queue.issued);
         let durable_waits = groups.iter().any(Group::is_durable);
-        queue.writing = true;
+        queue.writing = !races(Race::TwoLeaders);
         queue.set_writing_durable(durable_waits);
+        if races(Race::ShowEarly) {
+            self.show(end);
+        }
         drop(queue);
 
         let written = self.write_and_flush(&groups, writes, stamp, durable);
@@ -114,10 +118,12 @@ impl Core {
         } else {
             Vec::new()
         };
-        if !queue.is_empty() {
+        if !queue.is_empty() && !races(Race::ForgetHandOver) {
             self.log_work.notify_one();
         }
-        self.moved.notify_all();
+        if !races(Race::ForgetMoved) {
+            self.moved.notify_all();
+        }
         drop(queue);
 
         let mut completions = Vec::new();

@@ -57,6 +57,7 @@ mod state;
 mod stats;
 mod store;
 mod sums;
+mod sync;
 mod threads;
 mod tree;
 mod turnover;

@@ -8,14 +8,14 @@
 //!   enough for the LSN it read has been overtaken: it reads the visible LSN again.
 //! - An extent named by a version that left is kept in `superseded`, for the checkpoint to retire.
 
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use crossbeam_skiplist::SkipMap;
 use dmerkle::format::body::BodyRef;
 use dmerkle::{Geometry, Lsn, Run, Sum, TreeId};
-use parking_lot::Mutex;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What skip list node, chain, version and allocations cost beside the bytes they hold, and the
 /// checkpoint's list of operations: measured by the example `resident`.

@@ -9,10 +9,10 @@
 use crate::core::Core;
 use crate::error::Error;
 use crate::memtable::Memtable;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::view::View;
 use dmerkle::{Generation, Lsn};
-use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// A view whose LSN is registered, so that no version that it shows leaves a memtable.

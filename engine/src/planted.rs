@@ -137,3 +137,54 @@ mod chosen {
 pub(crate) use chosen::has;
 #[cfg(feature = "planted")]
 pub use chosen::{plant, plant_everywhere};
+
+/// What can be wrong between threads: for the tests of schedules, which alone can choose one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Race {
+    /// The leader shows its batches before it has flushed them.
+    ShowEarly,
+    /// The leader leaves, and nobody is told that batches wait for the next one.
+    ForgetHandOver,
+    /// The leader leaves, and those who wait for the durable LSN to move are not told.
+    ForgetMoved,
+    /// The store stops its threads without the lock under which they go to sleep.
+    StopUnlocked,
+    /// The leader does not say that it is at work.
+    TwoLeaders,
+    /// A snapshot's state and its LSN are taken without looking whether they belong together.
+    TornView,
+}
+
+#[cfg(all(test, shuttle))]
+mod racing {
+    use super::Race;
+    use std::cell::Cell;
+
+    thread_local! {
+        static CHOSEN: Cell<Option<Race>> = const { Cell::new(None) };
+    }
+
+    /// Plants a fault for the schedules that this thread runs, or none.
+    pub(crate) fn plant_race(race: Option<Race>) {
+        CHOSEN.set(race);
+    }
+
+    /// Whether this fault is planted.
+    pub(crate) fn races(race: Race) -> bool {
+        CHOSEN.get() == Some(race)
+    }
+}
+
+#[cfg(not(all(test, shuttle)))]
+mod racing {
+    use super::Race;
+
+    /// Whether this fault is planted: never.
+    pub(crate) const fn races(_race: Race) -> bool {
+        false
+    }
+}
+
+#[cfg(all(test, shuttle))]
+pub(crate) use racing::plant_race;
+pub(crate) use racing::races;

@@ -14,12 +14,13 @@
 //!   are durable; `visible` never passes a durable batch that is not flushed.
 
 use crate::error::Error;
+use crate::sync::OnceLock;
 use dmerkle::format::log_block::{
     after_skip, block_at_or_after, block_payload_bytes, group_blocks, group_fits, payload_end_lsn,
 };
 use dmerkle::{Generation, Geometry, Lsn};
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Bytes of log written past the durable LSN, at most.
 const UNFLUSHED_BYTES_MAX: u64 = 16 << 20;

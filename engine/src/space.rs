@@ -11,12 +11,12 @@ use crate::alloc::{Allocator, Placed, Reachable, RegionRow, Shortage};
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk};
 use crate::planted::{self, Bug};
+use crate::sync::Mutex;
 use crate::units::Units;
 use dmerkle::format::map::{decode_map, encode_map};
 use dmerkle::format::region_table::{RegionRow as Row, encode_region_table};
 use dmerkle::format::superblock::RegionTableRef;
 use dmerkle::{BlockId, Generation, Geometry, Order, Run};
-use parking_lot::Mutex;
 use std::io;
 
 /// Space is backed ahead by at most this share of the file, and at least [`STEP_UNITS_MIN`].

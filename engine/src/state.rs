@@ -11,9 +11,9 @@
 //!   generation than its base's. So who keeps an entry holds the base alone, and no memtable.
 
 use crate::memtable::Memtable;
+use crate::sync::Mutex;
 use dmerkle::tree::Root;
 use dmerkle::{Generation, Lsn, TreeId};
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 

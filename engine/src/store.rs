@@ -147,6 +147,23 @@ impl Store {
         })
     }
 
+    /// Opens the store on a disk of the caller's, with the threads of a store in a file.
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn open_with_threads_on(
+        disk: Arc<dyn Disk>,
+        world: World,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let store = Self::open_on(disk, world, options)?;
+        let core = Arc::clone(store.core());
+        let threads = Threads::start(&core).map_err(Error::io("starting the store's threads"))?;
+        // The handle without threads is no other store that would be closed.
+        std::mem::forget(store);
+        Ok(Self {
+            inner: Arc::new(Inner { core, threads }),
+        })
+    }
+
     /// Leaves the store as a crash does: nothing is written any more, not even when the last handle
     /// is dropped.
     #[doc(hidden)]

@@ -8,10 +8,10 @@
 //! is waited for, which is at most a piece's time. Without the thread the writer does all.
 
 use crate::io::AlignedBuf;
-use parking_lot::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, OnceLock};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// Bytes that are worth waking a thread for.
 const SHARED_BYTES_MIN: usize = 512 << 10;
@@ -93,7 +93,9 @@ impl Part {
 struct Job {
     parts: Vec<Part>,
     next: AtomicUsize,
-    sums: Vec<OnceLock<Sums>>,
+    sums: Mutex<Vec<Option<Sums>>>,
+    /// A part was summed.
+    summed: Condvar,
 }
 
 impl Job {
@@ -104,61 +106,85 @@ impl Job {
             let Some(part) = self.parts.get(number) else {
                 return;
             };
-            let fresh = self.sums[number].set(part.sums());
-            assert!(fresh.is_ok(), "a part has one number");
+            let sums = part.sums();
+            self.sums.lock()[number] = Some(sums);
+            self.summed.notify_one();
         }
+    }
+
+    /// All sums, once all are there.
+    fn wait(&self) -> Vec<Sums> {
+        let mut sums = self.sums.lock();
+        while sums.iter().any(Option::is_none) {
+            self.summed.wait(&mut sums);
+        }
+        sums.drain(..).flatten().collect()
     }
 }
 
-/// The way to the thread that helps.
+/// Where parts are offered to the thread that helps.
 #[derive(Default)]
-pub(crate) struct Helper(Mutex<Option<Sender<Arc<Job>>>>);
+pub(crate) struct Helper {
+    offers: Mutex<Offers>,
+    offered: Condvar,
+}
 
-/// The thread's end of it.
-pub(crate) struct Offers(Receiver<Arc<Job>>);
+#[derive(Default)]
+struct Offers {
+    /// Whether the thread is there to take any.
+    open: bool,
+    jobs: VecDeque<Arc<Job>>,
+}
 
 impl Helper {
-    /// From now on parts are offered; the thread calls [`Offers::serve`].
-    pub(crate) fn begin(&self) -> Offers {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        *self.0.lock() = Some(sender);
-        Offers(receiver)
+    /// From now on parts are offered: a thread will call [`Helper::serve`].
+    pub(crate) fn begin(&self) {
+        self.offers.lock().open = true;
     }
 
     /// Lets the thread end.
     pub(crate) fn end(&self) {
-        *self.0.lock() = None;
+        self.offers.lock().open = false;
+        self.offered.notify_all();
+    }
+
+    /// Helps until [`Helper::end`].
+    pub(crate) fn serve(&self) {
+        let mut offers = self.offers.lock();
+        while offers.open {
+            let Some(job) = offers.jobs.pop_front() else {
+                self.offered.wait(&mut offers);
+                continue;
+            };
+            drop(offers);
+            job.work();
+            offers = self.offers.lock();
+        }
+        offers.jobs.clear();
     }
 
     /// The sums of all parts, in their order.
     pub(crate) fn sum(&self, parts: Vec<Part>) -> Vec<Sums> {
         let bytes: usize = parts.iter().map(|part| part.length).sum();
-        let offered = if parts.len() > 1 && bytes >= SHARED_BYTES_MIN {
-            self.0.lock().clone()
-        } else {
-            None
-        };
-        let Some(offered) = offered else {
+        let is_worth_it = parts.len() > 1 && bytes >= SHARED_BYTES_MIN;
+        if !is_worth_it {
             return parts.iter().map(Part::sums).collect();
-        };
+        }
         let job = Arc::new(Job {
-            sums: parts.iter().map(|_| OnceLock::new()).collect(),
+            sums: Mutex::new(vec![None; parts.len()]),
             parts,
             next: AtomicUsize::new(0),
+            summed: Condvar::new(),
         });
-        // If the thread has just ended there is nobody to help.
-        let _ = offered.send(Arc::clone(&job));
-        job.work();
-        job.sums.iter().map(|sums| sums.wait().clone()).collect()
-    }
-}
-
-impl Offers {
-    /// Helps until [`Helper::end`].
-    pub(crate) fn serve(self) {
-        while let Ok(job) = self.0.recv() {
-            job.work();
+        {
+            let mut offers = self.offers.lock();
+            if offers.open {
+                offers.jobs.push_back(Arc::clone(&job));
+                self.offered.notify_one();
+            }
         }
+        job.work();
+        job.wait()
     }
 }
 
@@ -189,9 +215,9 @@ mod tests {
     fn sums_are_the_same_whoever_takes_them() {
         let alone = Helper::default().sum(parts());
         let helper = Helper::default();
-        let offers = helper.begin();
+        helper.begin();
         std::thread::scope(|scope| {
-            scope.spawn(move || offers.serve());
+            scope.spawn(|| helper.serve());
             for _ in 0..20 {
                 assert_eq!(helper.sum(parts()), alone);
             }

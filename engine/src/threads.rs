@@ -4,13 +4,14 @@
 use crate::checkpoint::Stepped;
 use crate::core::Core;
 use crate::error::Error;
+use crate::planted::{Race, races};
 use crate::queue::Queue;
 use crate::state::State;
-use parking_lot::{Mutex, MutexGuard};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Mutex, MutexGuard};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How long a buffered commit waits for its flush.
@@ -50,11 +51,15 @@ impl Threads {
             let (core, stop) = (Arc::clone(shared), Arc::clone(&threads.stop));
             Box::new(move || body(&core, &stop))
         };
-        let offers = shared.summing.begin();
+        shared.summing.begin();
+        let helping = Arc::clone(shared);
         let bodies = [
             ("dynomite-log", body(lead_the_log)),
             ("dynomite-checkpoint", body(maintain)),
-            ("dynomite-hash", Box::new(move || offers.serve()) as Body),
+            (
+                "dynomite-hash",
+                Box::new(move || helping.summing.serve()) as Body,
+            ),
         ];
         for (name, body) in bodies {
             match thread::Builder::new().name(name.into()).spawn(body) {
@@ -76,7 +81,7 @@ impl Threads {
         core.summing.end();
         {
             // Under the lock, so that nobody is between looking at `stop` and going to sleep.
-            let _queue = core.queue.lock();
+            let _queue = (!races(Race::StopUnlocked)).then(|| core.queue.lock());
             core.log_work.notify_all();
             core.maintenance_work.notify_all();
         }

@@ -10,6 +10,7 @@ use crate::options::Durability;
 use crate::planted::{self, Bug};
 use crate::range::Range;
 use crate::snapshot::Snapshot;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::view::View;
 use crate::write::Decision;
 use dmerkle::format::body::{BodyRef, INLINE_ALWAYS_BYTES, PartRef};
@@ -17,7 +18,6 @@ use dmerkle::{Lsn, Summary, TreeId};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A tree: keys in the order of their bytes, each with an entry. Cheap to clone.
 #[derive(Clone)]

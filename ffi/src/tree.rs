@@ -151,3 +151,6 @@ pub unsafe extern "C" fn dynomite_value_close(value: *mut ValueHandle) {
     // SAFETY: as this call's own documentation asks. To free bytes cannot panic.
     drop(unsafe { take(value) });
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The log record's decoder on arbitrary bytes.
+//! A batch of the log on arbitrary bytes.
 #![cfg_attr(fuzzing, no_main)]
 
 dynomite_fuzz::target!(dynomite_fuzz::batch);

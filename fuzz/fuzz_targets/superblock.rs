@@ -1,4 +1,4 @@
-//! The superblock's decoder on arbitrary bytes.
+//! A superblock on arbitrary bytes.
 #![cfg_attr(fuzzing, no_main)]
 
 dynomite_fuzz::target!(dynomite_fuzz::superblock);

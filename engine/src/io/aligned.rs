@@ -198,6 +198,28 @@ mod tests {
         assert_eq!(buf.len(), 8192);
     }
 
+    /// Filled by one thread, read by two at a time, given back by a third: of every size that a
+    /// slab has, and one that it has not.
+    #[test]
+    fn a_buffer_goes_from_thread_to_thread() {
+        for len in [100, 4096, 9000, 40 << 10] {
+            let buf = std::thread::spawn(move || {
+                let mut buf = AlignedBuf::zeroed(len);
+                buf.fill(7);
+                buf
+            });
+            let buf = std::sync::Arc::new(buf.join().unwrap());
+            let readers = [(); 2].map(|()| {
+                let buf = std::sync::Arc::clone(&buf);
+                std::thread::spawn(move || buf.iter().map(|&byte| usize::from(byte)).sum::<usize>())
+            });
+            for reader in readers {
+                assert_eq!(reader.join().unwrap(), 7 * len);
+            }
+            std::thread::spawn(move || drop(buf)).join().unwrap();
+        }
+    }
+
     #[test]
     fn an_empty_buffer_owns_nothing() {
         assert!(AlignedBuf::zeroed(0).is_empty());

@@ -9,6 +9,7 @@
 use parking_lot::Mutex;
 use std::alloc::{Layout, alloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 /// Sizes are this, doubled up to [`SIZES`] - 1 times.
 const BLOCK_BYTES_MIN: usize = 4096;
@@ -71,6 +72,23 @@ pub(super) fn take(len: usize) -> NonNull<u8> {
     slab
 }
 
+/// Whether a block is made of pages of its own. Where a page is larger than a block (16 or 64 KiB
+/// on some aarch64), the kernel would take the whole page for the block's, neighbours and all.
+fn is_whole_pages(address: usize, bytes: usize, page_bytes: usize) -> bool {
+    address.is_multiple_of(page_bytes) && bytes.is_multiple_of(page_bytes)
+}
+
+/// Bytes of a page of this machine.
+fn page_bytes() -> usize {
+    static PAGE_BYTES: OnceLock<usize> = OnceLock::new();
+    *PAGE_BYTES.get_or_init(|| {
+        // SAFETY: the call takes a number only.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        // A page that nothing is a multiple of, where the system does not say: nothing is given back.
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    })
+}
+
 /// Takes back what `take` gave for as many bytes.
 ///
 /// # Safety
@@ -85,12 +103,66 @@ pub(super) unsafe fn give(block: NonNull<u8>, len: usize) {
     }
     let oldest = free.blocks.len() - free.resident;
     for block in &free.blocks[oldest..oldest + RELEASED_AT_ONCE] {
-        #[cfg(not(miri))]
-        // SAFETY: the whole pages of a free block; what they hold is of no use. A refusal keeps
-        // them resident.
-        unsafe {
-            libc::madvise(block.0.as_ptr().cast(), bytes, libc::MADV_DONTNEED);
+        if is_whole_pages(block.0.as_ptr().addr(), bytes, page_bytes()) {
+            // SAFETY: whole pages of a free block; what they hold is of no use. A refusal keeps
+            // them resident.
+            unsafe { libc::madvise(block.0.as_ptr().cast(), bytes, libc::MADV_DONTNEED) };
         }
     }
     free.resident -= RELEASED_AT_ONCE;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_shared_with_a_neighbour_is_never_given_back() {
+        for page_bytes in [4096, 16 << 10, 64 << 10] {
+            for bytes in (0..SIZES).map(|double| BLOCK_BYTES_MIN << double) {
+                for at in (0..SLAB_BYTES).step_by(bytes) {
+                    let first = at / page_bytes;
+                    let last = (at + bytes - 1) / page_bytes;
+                    let shared = first * page_bytes < at || (last + 1) * page_bytes > at + bytes;
+                    assert_eq!(is_whole_pages(at, bytes, page_bytes), !shared);
+                }
+            }
+        }
+    }
+
+    /// More blocks than keep their pages, taken and given back by turns: none overlaps another.
+    #[test]
+    fn blocks_keep_what_their_owners_write() {
+        // An interpreter is slow, and has no madvise.
+        let (count, longest) = if cfg!(miri) {
+            (4, 5000)
+        } else {
+            (4 * RELEASED_AT_ONCE, BLOCK_BYTES_MAX)
+        };
+        for len in [1, 4096, 5000, longest] {
+            let mut held: Vec<_> = (0..count).map(|_| take(len)).collect();
+            for round in 0..2_u8 {
+                for (index, block) in held.iter().enumerate() {
+                    let byte = u8::try_from(index % 200).unwrap() + round;
+                    // SAFETY: the block has `len` bytes and is ours.
+                    unsafe { block.write_bytes(byte, len) };
+                }
+                for (index, block) in held.iter().enumerate() {
+                    // SAFETY: all `len` bytes were written just now.
+                    let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), len) };
+                    let byte = u8::try_from(index % 200).unwrap() + round;
+                    assert!(bytes.iter().all(|other| *other == byte), "block {index}");
+                }
+                for block in held.split_off(count / 2) {
+                    // SAFETY: `take` gave it for `len`, and it leaves the list here.
+                    unsafe { give(block, len) };
+                }
+                held.extend((0..count - count / 2).map(|_| take(len)));
+            }
+            for block in held {
+                // SAFETY: as above.
+                unsafe { give(block, len) };
+            }
+        }
+    }
 }

@@ -8,7 +8,8 @@
 //! Invariant: nothing here is needed to serve clients; a fault ends this one conversation.
 
 mod client;
-mod frame;
+#[doc(hidden)]
+pub mod frame;
 mod server;
 
 use std::path::{Path, PathBuf};

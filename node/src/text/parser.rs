@@ -162,6 +162,12 @@ impl Parser {
         }
     }
 
+    /// Bytes that wait for the rest of their command.
+    #[doc(hidden)]
+    pub fn held_bytes(&self) -> usize {
+        self.section.capacity() + self.key.capacity() + self.context.capacity()
+    }
+
     /// Takes the next event off the front of `input`; `None` when the bytes do not suffice, and
     /// then they are all taken.
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Malformed> {

@@ -142,3 +142,39 @@ fn the_file_stays_locked_while_its_bytes_are_handed_out() {
         FileDisk::open(&path).unwrap();
     }
 }
+
+/// The unsafe part alone, over anonymous memory, so that it can be interpreted: ranges are read by
+/// several holders while others come and go, and the segment lives as long as the last of them.
+#[test]
+fn a_range_is_read_while_its_segment_has_an_owner() {
+    let mut memory = MmapOptions::new().len(16 << 10).map_anon().unwrap();
+    for (at, byte) in memory.iter_mut().enumerate() {
+        *byte = u8::try_from(at % 251).unwrap();
+    }
+    let segment = Arc::new(MmapRaw::from(memory));
+    let list = Arc::new(Mutex::new(ShownList::default()));
+    let show = |at: usize, len: usize| {
+        list.lock().add(at as u64, len as u64);
+        MappedExtent(Bytes::Shown(Arc::new(Shown {
+            segment: Arc::clone(&segment),
+            at,
+            len,
+            offset: at as u64,
+            list: Arc::clone(&list),
+        })))
+    };
+    let whole = show(0, 16 << 10);
+    let parts = [show(0, 1), show(4095, 4098), show((16 << 10) - 3, 3)];
+    drop(segment.clone());
+    for (part, at) in parts.iter().zip([0, 4095, (16 << 10) - 3]) {
+        assert_eq!(part[..], whole[at..at + part.len()]);
+    }
+    let reader = parts[1].clone();
+    let other = std::thread::spawn(move || reader.iter().map(|&byte| u64::from(byte)).sum::<u64>());
+    drop(whole);
+    assert!(list.lock().overlap(5000, 1).is_some());
+    let sum: u64 = parts[1].iter().map(|&byte| u64::from(byte)).sum();
+    assert_eq!(other.join().unwrap(), sum);
+    drop(parts);
+    assert!(list.lock().overlap(0, 16 << 10).is_none());
+}

@@ -1,0 +1,417 @@
+//! Goal: the promises that threads could break, in thousands of schedules of a whole store with
+//! its threads, on a disk that takes its time.
+//!
+//! - A commit acknowledged as durable is on the medium at that moment.
+//! - What a reader sees of durable commits is on the medium, whole, and never goes back.
+//! - Nobody waits for ever: a schedule in which all wait is a failure, and no timer helps.
+//! - At most one leader writes the log.
+//! - Closing while writers wait ends all of them, each with a fate that is true.
+//! - A failed flush is told to all who wait.
+//! - A snapshot's values stay right while checkpoints reuse what nobody reads.
+//!
+//! Method: half of the schedules random, half with few well-placed preemptions (PCT: Burckhardt,
+//! Kothari, Musuvathi and Nagarakatte, 2010). That the tests can fail is a test of its own: each
+//! planted fault must be found, and how many schedules that took is printed.
+
+mod medium;
+
+use self::medium::Medium;
+use crate::io::Disk;
+use crate::planted::{Bug, Race, plant, plant_race};
+use crate::world::{Clock, Entropy, World};
+use crate::{Durability, Error, Geometry, Options, Store, Tree};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::{Config, Runner, thread};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Schedules of a scenario, unless `DYNOMITE_SCHEDULES` says how many.
+const SCHEDULES: usize = 4000;
+
+/// Schedules of one kind in a row.
+const TURN: usize = 20;
+
+/// In so many a planted fault must be found.
+const PLANTED_SCHEDULES: usize = 8_000;
+
+fn schedules() -> usize {
+    let wanted = std::env::var("DYNOMITE_SCHEDULES").ok();
+    wanted.map_or(SCHEDULES, |number| number.parse().unwrap())
+}
+
+fn seed() -> u64 {
+    let wanted = std::env::var("DYNOMITE_SCHEDULES_SEED").ok();
+    wanted.map_or(20_261_122, |number| number.parse().unwrap())
+}
+
+/// Every look at it is a millisecond; every random number another.
+struct Counted(AtomicU64);
+
+impl Clock for Counted {
+    fn now_ms(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Entropy for Counted {
+    fn fill(&self, bytes: &mut [u8]) {
+        let number = self.0.fetch_add(1, Ordering::Relaxed).to_le_bytes();
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = number[at % 8] ^ 0x5a;
+        }
+    }
+}
+
+fn world() -> World {
+    World {
+        clock: Arc::new(Counted(AtomicU64::new(1))),
+        entropy: Arc::new(Counted(AtomicU64::new(7))),
+    }
+}
+
+fn options() -> Options {
+    Options {
+        log_bytes: Geometry::tiny().ring_bytes,
+        geometry: Geometry::tiny(),
+        memtable_bytes: 64 << 10,
+        cache_bytes: 64 << 10,
+        punch: false,
+        ..Options::default()
+    }
+}
+
+fn medium(image: Vec<u8>, scheduled: bool) -> Arc<Medium> {
+    let geometry = Geometry::tiny();
+    let ring = geometry.ring_offset()..geometry.ring_offset() + geometry.ring_bytes;
+    Arc::new(Medium::new(image, ring, scheduled))
+}
+
+/// A store of one tree, `t`, with its threads.
+fn start() -> (Arc<Medium>, Store, Tree) {
+    static EMPTY: OnceLock<Vec<u8>> = OnceLock::new();
+    let empty = EMPTY.get_or_init(|| {
+        let disk = medium(Vec::new(), false);
+        Store::format_on(&*disk, &world(), &options()).unwrap();
+        disk.flush().unwrap();
+        disk.durable()
+    });
+    let disk = medium(empty.clone(), true);
+    let store = Store::open_with_threads_on(disk.clone(), world(), &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    (disk, store, tree)
+}
+
+/// What a key holds if the power is cut now.
+fn after_a_power_cut(disk: &Medium, key: &[u8]) -> Option<Vec<u8>> {
+    let left: Arc<dyn Disk> = medium(disk.durable(), false);
+    let store = Store::open_on(left, world(), &options()).unwrap();
+    let tree = store.tree(b"t");
+    let value = tree.ok().and_then(|tree| tree.get(key).unwrap());
+    store.abandon();
+    value
+}
+
+fn put(store: &Store, tree: &Tree, key: &[u8], value: &[u8], how: Durability) -> Result<(), Error> {
+    let mut batch = store.batch();
+    batch.put(tree, key, value);
+    store.commit(batch, how).map(|_| ())
+}
+
+type Scenario = fn();
+
+/// Runs a scenario under so many schedules; panics at the first that fails.
+fn explore(scenario: Scenario, schedules: usize) -> usize {
+    let tried = Arc::new(AtomicUsize::new(0));
+    explore_counted(scenario, schedules, &tried);
+    tried.load(Ordering::Relaxed)
+}
+
+fn explore_counted(scenario: Scenario, schedules: usize, tried: &Arc<AtomicUsize>) {
+    let run = |scheduler: Box<dyn Scheduler + Send>| {
+        let mut config = Config::new();
+        config.stack_size = 1 << 20;
+        config.silence_warnings = true;
+        let tried = Arc::clone(tried);
+        Runner::new(scheduler, config).run(move || {
+            tried.fetch_add(1, Ordering::Relaxed);
+            scenario();
+        });
+    };
+    // By turns, because what one finds at once the other may never.
+    for (turn, _) in (0_u64..).zip((0..schedules).step_by(2 * TURN)) {
+        let seed = seed().wrapping_add(turn);
+        run(Box::new(RandomScheduler::new_from_seed(seed, TURN)));
+        run(Box::new(PctScheduler::new_from_seed(seed, 3, TURN)));
+    }
+}
+
+// ---- The scenarios -------------------------------------------------------------------------------
+
+fn acknowledged() {
+    let (disk, store, tree) = start();
+    let writers: Vec<_> = (0..3_u8)
+        .map(|writer| {
+            let (disk, store, tree) = (disk.clone(), store.clone(), tree.clone());
+            thread::spawn(move || {
+                for value in 0..2_u8 {
+                    put(&store, &tree, &[writer], &[value], Durability::Durable).unwrap();
+                    let left = after_a_power_cut(&disk, &[writer]);
+                    assert_eq!(
+                        left,
+                        Some(vec![value]),
+                        "acknowledged, and not on the medium"
+                    );
+                    let seen = tree.get(&[writer]).unwrap();
+                    assert_eq!(seen, Some(vec![value]), "acknowledged, and not visible");
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    store.close().unwrap();
+}
+
+fn readers() {
+    let (disk, store, tree) = start();
+    let writer = {
+        let (store, tree) = (store.clone(), tree.clone());
+        thread::spawn(move || {
+            let commit = |value: u8| {
+                let mut batch = store.batch();
+                batch.put(&tree, b"a", [value]).put(&tree, b"b", [value]);
+                (store.commit(batch, Durability::Durable).unwrap(), value)
+            };
+            (1..4).map(commit).collect::<Vec<_>>()
+        })
+    };
+    let checkpoint = {
+        let store = store.clone();
+        thread::spawn(move || {
+            store.checkpoint().unwrap();
+        })
+    };
+    let mut last = None;
+    let mut views = Vec::new();
+    for _ in 0..3 {
+        let snapshot = store.snapshot();
+        let (a, b) = (snapshot.get(&tree, b"a"), snapshot.get(&tree, b"b"));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!(a, b, "half of a batch is visible");
+        assert!(last <= a, "a reader went back");
+        assert_eq!(snapshot.get(&tree, b"a").unwrap(), a, "a snapshot changed");
+        if let Some(seen) = &a {
+            let left = after_a_power_cut(&disk, b"a");
+            assert!(left.as_ref() >= Some(seen), "seen, and not on the medium");
+        }
+        views.push((snapshot.lsn(), a.as_ref().map(|a| a[0])));
+        last = a;
+    }
+    let commits = writer.join().unwrap();
+    for (at, seen) in views {
+        let shown = commits.iter().rev().find(|(end, _)| *end <= at);
+        assert_eq!(seen, shown.map(|(_, value)| *value), "what stands at {at}");
+    }
+    checkpoint.join().unwrap();
+    store.close().unwrap();
+}
+
+/// Durable and buffered writers, and one who flushes, on a ring that fills up.
+fn nobody_waits() {
+    let (_, store, tree) = start();
+    let mut threads: Vec<_> = [
+        Durability::Durable,
+        Durability::Buffered,
+        Durability::Durable,
+    ]
+    .into_iter()
+    .zip(0_u8..)
+    .map(|(how, writer)| {
+        let (store, tree) = (store.clone(), tree.clone());
+        thread::spawn(move || {
+            for round in 0..3_u8 {
+                put(&store, &tree, &[writer, round], &[7; 900], how).unwrap();
+            }
+        })
+    })
+    .collect();
+    let flusher = store.clone();
+    threads.push(thread::spawn(move || {
+        flusher.flush().unwrap();
+    }));
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(tree.count().unwrap(), 9);
+    store.close().unwrap();
+}
+
+fn closing() {
+    let (disk, store, tree) = start();
+    let told = Arc::new(AtomicUsize::new(0));
+    let writers: Vec<_> = (0..2_u8)
+        .map(|writer| {
+            let (disk, store, tree) = (disk.clone(), store.clone(), tree.clone());
+            thread::spawn(
+                move || match put(&store, &tree, &[writer], b"x", Durability::Durable) {
+                    Ok(()) => {
+                        let left = after_a_power_cut(&disk, &[writer]);
+                        assert!(left.is_some(), "acknowledged, and not on the medium");
+                    }
+                    Err(error) => assert!(matches!(error, Error::Closed), "{error}"),
+                },
+            )
+        })
+        .collect();
+    let asynchronous = {
+        let (store, tree, told) = (store.clone(), tree.clone(), Arc::clone(&told));
+        thread::spawn(move || {
+            let mut batch = store.batch();
+            batch.put(&tree, b"async", b"x".to_vec());
+            let noted = Arc::clone(&told);
+            let joined = store.commit_async(batch, Durability::Durable, move |_| {
+                noted.fetch_add(1, Ordering::Relaxed);
+            });
+            if joined.is_err() {
+                told.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    store.close().unwrap();
+    for thread in writers.into_iter().chain([asynchronous]) {
+        thread.join().unwrap();
+    }
+    assert_eq!(told.load(Ordering::Relaxed), 1, "a completion is told once");
+}
+
+fn failing() {
+    let (disk, store, tree) = start();
+    put(&store, &tree, b"before", b"x", Durability::Durable).unwrap();
+    let writers: Vec<_> = (0..3_u8)
+        .map(|writer| {
+            let (disk, store, tree) = (disk.clone(), store.clone(), tree.clone());
+            thread::spawn(move || {
+                let how = if writer == 2 {
+                    Durability::Buffered
+                } else {
+                    Durability::Durable
+                };
+                let fate = put(&store, &tree, &[writer], b"x", how);
+                if fate.is_ok() && writer < 2 {
+                    let left = after_a_power_cut(&disk, &[writer]);
+                    assert!(left.is_some(), "acknowledged, and not on the medium");
+                }
+            })
+        })
+        .collect();
+    disk.break_flushes();
+    for writer in writers {
+        writer.join().unwrap();
+    }
+    let refused = put(&store, &tree, b"after", b"x", Durability::Durable);
+    assert!(
+        matches!(refused, Err(Error::Poisoned { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(tree.get(b"before").unwrap(), Some(b"x".to_vec()));
+    assert!(store.close().is_err());
+}
+
+/// Values of their own extents, overwritten and checkpointed while a snapshot reads the old ones.
+fn snapshots() {
+    let (_, store, tree) = start();
+    put(&store, &tree, b"k", &[1; 1500], Durability::Durable).unwrap();
+    store.checkpoint().unwrap();
+    let overwriter = {
+        let (store, tree) = (store.clone(), tree.clone());
+        thread::spawn(move || {
+            for value in 2..5_u8 {
+                put(&store, &tree, b"k", &[value; 1500], Durability::Durable).unwrap();
+                store.checkpoint().unwrap();
+            }
+        })
+    };
+    for _ in 0..2 {
+        let snapshot = store.snapshot();
+        let first = snapshot.get(&tree, b"k").unwrap().unwrap();
+        thread::yield_now();
+        let again = snapshot.get(&tree, b"k").unwrap().unwrap();
+        assert_eq!(first, again, "a snapshot changed");
+        assert!(
+            first.iter().all(|byte| *byte == first[0]),
+            "two values in one"
+        );
+    }
+    overwriter.join().unwrap();
+    store.close().unwrap();
+}
+
+// ---- The promises --------------------------------------------------------------------------------
+
+macro_rules! promises {
+    ($($(#[doc = $doc:literal])* $promise:ident: $scenario:ident / $share:literal;)*) => {
+        $(
+            #[test]
+            fn $promise() {
+                let began = std::time::Instant::now();
+                let tried = explore($scenario, schedules() / $share);
+                println!("{}: {tried} schedules, {:?}", stringify!($promise), began.elapsed());
+            }
+        )*
+    };
+}
+
+promises! {
+    what_is_acknowledged_is_on_the_medium: acknowledged / 1;
+    no_reader_sees_a_state_half_published: readers / 1;
+    nobody_waits_for_ever: nobody_waits / 1;
+    closing_ends_all_who_wait: closing / 1;
+    a_failed_flush_is_told_to_all: failing / 1;
+    a_snapshot_stays_right_while_blocks_are_reused: snapshots / 2;
+}
+
+/// What is planted.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Race(Race),
+    Bug(Bug),
+}
+
+/// Schedules until a planted fault is found.
+fn schedules_until_found(fault: Fault, scenario: Scenario) -> Option<usize> {
+    match fault {
+        Fault::Race(race) => plant_race(Some(race)),
+        Fault::Bug(bug) => plant(Some(bug)),
+    }
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tried);
+    let run = move || explore_counted(scenario, PLANTED_SCHEDULES, &counted);
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err();
+    plant_race(None);
+    plant(None);
+    found.then(|| tried.load(Ordering::Relaxed))
+}
+
+#[test]
+fn every_planted_fault_is_found() {
+    let faults: [(Fault, Scenario); 9] = [
+        (Fault::Bug(Bug::DropLogFlush), acknowledged),
+        (Fault::Bug(Bug::AckBeforeFlush), acknowledged),
+        (Fault::Race(Race::ShowEarly), readers),
+        (Fault::Race(Race::TornView), readers),
+        (Fault::Race(Race::TwoLeaders), acknowledged),
+        (Fault::Race(Race::ForgetHandOver), acknowledged),
+        (Fault::Race(Race::ForgetMoved), nobody_waits),
+        (Fault::Race(Race::StopUnlocked), acknowledged),
+        (Fault::Bug(Bug::ReleaseWhileRead), snapshots),
+    ];
+    let found = faults.map(|(fault, scenario)| (fault, schedules_until_found(fault, scenario)));
+    for (fault, tried) in &found {
+        match tried {
+            Some(tried) => println!("{fault:?}: found after {tried} schedules"),
+            None => println!("{fault:?}: NOT FOUND"),
+        }
+    }
+    assert!(found.iter().all(|(_, tried)| tried.is_some()));
+}

@@ -1,0 +1,4 @@
+//! A block of the log on arbitrary bytes.
+#![cfg_attr(fuzzing, no_main)]
+
+dynomite_fuzz::target!(dynomite_fuzz::log_block);

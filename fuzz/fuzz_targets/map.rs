@@ -1,0 +1,4 @@
+//! A region's map on arbitrary bytes.
+#![cfg_attr(fuzzing, no_main)]
+
+dynomite_fuzz::target!(dynomite_fuzz::map);

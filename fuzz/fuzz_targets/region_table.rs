@@ -1,0 +1,4 @@
+//! The region table on arbitrary bytes.
+#![cfg_attr(fuzzing, no_main)]
+
+dynomite_fuzz::target!(dynomite_fuzz::region_table);
