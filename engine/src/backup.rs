@@ -70,8 +70,11 @@ impl Store {
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupReport, Error> {
         let path = path.as_ref();
         let unfinished = Unfinished::claim(path, "making the copy's file")?;
-        let report = self.copy_to(unfinished.path())?;
+        let (report, copy) = self.copy_to(unfinished.path())?;
         unfinished.name(path, "naming the copy")?;
+        // Locked until it has its name: another backup to this place must not take it for one that
+        // was left behind.
+        drop(copy);
         Ok(report)
     }
 
@@ -86,17 +89,17 @@ impl Store {
         Ok(report)
     }
 
-    fn copy_to(&self, path: &Path) -> Result<BackupReport, Error> {
+    /// Makes the copy. Whoever has what is given beside the report keeps it locked.
+    fn copy_to(&self, path: &Path) -> Result<(BackupReport, Arc<Core>), Error> {
         let copy = Store::create_with(path, &self.copy_options(), Ring::Hole)?;
         let report = self.copy_into(&copy)?;
         let written = Arc::clone(copy.core());
         copy.close().map_err(of_copy)?;
         empty_ring(&written);
-        drop(written);
         File::open(path)
             .and_then(|file| file.sync_all())
             .map_err(Error::io("flushing the copy"))?;
-        Ok(report)
+        Ok((report, written))
     }
 
     fn copy_options(&self) -> Options {

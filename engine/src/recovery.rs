@@ -265,9 +265,7 @@ fn not_a_store(fault: &NotAStore) -> Error {
              its beginning was wiped",
         ),
         NotAStore::Foreign => Error::NotAStore("it is another kind of file"),
-        NotAStore::Damaged(_) => {
-            Corrupt::rule(Structure::Superblock, "all four copies are damaged").into()
-        }
+        NotAStore::Damaged(_) => Error::NotAStore("all four copies of its superblock are damaged"),
     }
 }
 

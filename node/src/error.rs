@@ -94,7 +94,10 @@ impl Error {
 
     /// A backup that cannot be read, or not to its end.
     pub(crate) fn backup(path: &Path, error: &EngineError) -> Self {
+        // Of a file that was a store the engine says so with this word.
+        let headless = matches!(error, EngineError::NotAStore(why) if why.contains("damaged"));
         let damage = error.is_damage()
+            || headless
             || matches!(
                 error,
                 EngineError::SuperblockLost | EngineError::AcknowledgedLoss { .. }

@@ -101,6 +101,7 @@ impl Storage {
             engine::Error::Damaged { .. } => {
                 format!("{error}; what is beside it can still be read key by key")
             }
+            engine::Error::Locked => "another backup to it is under way".to_owned(),
             engine::Error::DiskFull => "no space is left for it on its disk".to_owned(),
             _ => error.to_string(),
         };
