@@ -50,7 +50,7 @@ impl Whole {
         let change = Change::Put {
             tree: tree.to_vec(),
             key: key.to_vec(),
-            value: encode(&[], &[part.0.clone()]),
+            value: encode(&[], std::slice::from_ref(&part.0)),
         };
         let entry = NewEntry::default().part(NewPart::Written(written));
         self.issue(&[change], true, run, |_| {
