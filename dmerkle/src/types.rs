@@ -54,6 +54,10 @@ impl BlockId {
     /// No block.
     pub const NONE: Self = Self(0);
 
+    /// No store reaches so far (2^20 regions of 2^24 units end below 2^45), and the largest unit
+    /// times it still is a file's offset: what names a block beyond is refused.
+    pub const MAX: Self = Self(1 << 46);
+
     /// Whether this names a block at all.
     pub fn is_none(self) -> bool {
         self.0 == 0

@@ -61,14 +61,17 @@ pub(crate) fn open(
     let (choice, faults) = choice?;
     let geometry = choice.superblock.geometry;
     check_alignment(disk.as_ref(), &geometry)?;
-    let space = read_space(disk.as_ref(), &choice.superblock)?;
-    if space.end(disk.as_ref()) > reads.len() / geometry.unit() {
-        let cut_off = "the file is shorter than what it holds: it was cut off";
+    let cut_off = |reaches: u64| -> Result<(), Error> {
+        if reaches <= reads.len() {
+            return Ok(());
+        }
+        let fault = "the file is shorter than what it holds: it was cut off";
         let end = Place::Byte(reads.len());
-        return Err(Corrupt::rule(Structure::RegionTable, cut_off)
-            .at(end)
-            .into());
-    }
+        Err(Corrupt::rule(Structure::RegionTable, fault).at(end).into())
+    };
+    cut_off(geometry.file_bytes(0))?;
+    let space = read_space(disk.as_ref(), &choice.superblock)?;
+    cut_off(space.end(disk.as_ref()) * geometry.unit())?;
     let catalog = read_catalog(disk.as_ref(), &choice.superblock)?;
     let live = catalog.iter().filter(|(_, entry)| !entry.dropped);
     let directory = Directory::new(

@@ -3,7 +3,6 @@
 //!
 //! A sample of what `crash --bits` tries whole, in release. Here too the allocator counts, so that
 //! the bound on memory is held.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use dynomite_tests::allocations::{self, Counting};
 use dynomite_tests::bits::anatomy::{Kind, sectors};

@@ -3,7 +3,7 @@
 //!
 //! The rule stands in `Whole::judge_faults`, and every fault of every sweep is judged by it. Here it
 //! is shown one case at a time.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests unwrap as tests do")]
 
 use dynomite_tests::faults::{Class, Fault, FaultPlan, Rule};
 use dynomite_tests::image::Image;

@@ -19,9 +19,10 @@ use crate::allocations::Allocations;
 use crate::rng::Rng;
 use engine::planted::{self, Bug};
 use mutants::{KINDS, Mutant};
-use oracle::{FATES, Sound, sound, try_one};
+use oracle::{FATES, Sound, sound, try_one, try_sealed};
 use parking_lot::Mutex;
 use specimen::{Specimen, specimens};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -144,7 +145,7 @@ impl Bits {
                 specimen
                     .states
                     .last()
-                    .map_or(0, |state| state.values().map(|t| t.len()).sum()),
+                    .map_or(0, |state| state.values().map(BTreeMap::len).sum()),
                 mutants.len(),
                 sound.operations,
             );
@@ -221,7 +222,12 @@ impl Report {
             self.idle += 1;
             return;
         };
-        match try_one(specimen, sound, image, &damaged) {
+        let tried = if mutant.is_sealed() {
+            try_sealed(specimen, sound, image)
+        } else {
+            try_one(specimen, sound, image, &damaged)
+        };
+        match tried {
             Ok((fate, taken)) => {
                 self.fates[mutant.kind()][fate as usize] += 1;
                 let most = &mut self.allocations;

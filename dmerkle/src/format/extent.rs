@@ -52,7 +52,7 @@ impl<'a> ExtentRef<'a> {
         let field = |name, expected: u64, got: u64| {
             Err(Corrupt::field(Structure::Extent, name, expected, got))
         };
-        if start == 0 || start > 1 << 52 {
+        if start == 0 || start > BlockId::MAX.0 {
             return field("start", 1, start);
         }
         if length == 0 || u64::from(length) > PART_BYTES_MAX {

@@ -72,6 +72,14 @@ impl Pointer {
                 u64::from(codec) | u64::from(key_id) << 8,
             ));
         }
+        if block > BlockId::MAX {
+            return Err(Corrupt::field(
+                Structure::Node,
+                "block",
+                BlockId::MAX.0,
+                block.0,
+            ));
+        }
         if order.0 > 16 {
             return Err(Corrupt::field(Structure::Node, "order", 16, order.0.into()));
         }
@@ -82,5 +90,27 @@ impl Pointer {
             generation,
             logical_bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A block so far away that its place in the file was no number panicked whoever read it.
+    #[test]
+    fn a_block_beyond_any_file_is_refused() {
+        let read = |block| {
+            let mut bytes = Vec::new();
+            Pointer {
+                block: BlockId(block),
+                ..Pointer::NONE
+            }
+            .encode(&mut bytes);
+            Pointer::decode(&mut Reader::new(&bytes, Structure::Node))
+        };
+        assert!(read(BlockId::MAX.0).is_ok());
+        assert!(BlockId::MAX.0.checked_mul(65_536).is_some());
+        assert!(read(BlockId::MAX.0 + 1).is_err() && read(u64::MAX).is_err());
     }
 }

@@ -110,8 +110,8 @@ pub fn encode_region_table(
     (out, sum)
 }
 
-/// Reads the table that the superblock describes. `bytes` are its used prefix, and as much of the
-/// padding behind it as is to be checked.
+/// Reads the table that the superblock describes. `bytes` are at least its used prefix; of the
+/// padding to a whole unit, what is there is checked.
 pub fn decode_region_table(
     geometry: &Geometry,
     nonce: u64,
@@ -146,7 +146,9 @@ pub fn decode_region_table(
     for _ in 0..described.regions {
         rows.push(decode_row(geometry, &mut reader)?);
     }
-    Reader::new(padding, Structure::RegionTable).zeros(padding.len())?;
+    let padded = used.next_multiple_of(geometry.unit_bytes as usize);
+    let length = padding.len().min(padded - used);
+    Reader::new(padding, Structure::RegionTable).zeros(length)?;
     Ok((generation, rows))
 }
 

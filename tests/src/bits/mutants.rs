@@ -1,6 +1,7 @@
 //! What is done to a store's file, one thing at a time.
 
-use super::anatomy::sectors;
+use super::anatomy::{bytes_at, sectors};
+use super::pure;
 use super::specimen::Specimen;
 use crate::image::{Image, Rot};
 use crate::rng::Rng;
@@ -31,10 +32,15 @@ pub enum Mutant {
     SlotLost(Slot),
     /// Both copies of a slot are what they were so many versions ago.
     SlotStale(Slot, usize),
+    /// One bit of both copies of the newest superblock is the other way round, and their checksums
+    /// fit: no rot does that.
+    SealedSuperblock(usize),
+    /// One bit of the log block that begins there is, and its checksum fits.
+    SealedLog(u64, usize),
 }
 
 /// The kinds of damage, as the table shows them.
-pub const KINDS: [&str; 10] = [
+pub const KINDS: [&str; 12] = [
     "one bit",
     "sector zeroed",
     "sector of noise",
@@ -45,6 +51,8 @@ pub const KINDS: [&str; 10] = [
     "file cut off",
     "slot lost",
     "slot stale",
+    "sealed superblock",
+    "sealed log block",
 ];
 
 impl Mutant {
@@ -61,7 +69,14 @@ impl Mutant {
             Self::Truncated(_) => 7,
             Self::SlotLost(_) => 8,
             Self::SlotStale(..) => 9,
+            Self::SealedSuperblock(_) => 10,
+            Self::SealedLog(..) => 11,
         }
+    }
+
+    /// Whether the checksums fit: then nobody can tell, and the store must only do no harm.
+    pub fn is_sealed(self) -> bool {
+        matches!(self, Self::SealedSuperblock(_) | Self::SealedLog(..))
     }
 
     /// The damaged file and the sectors that differ; nothing if none does.
@@ -111,6 +126,23 @@ impl Mutant {
                     rot(&mut image, SUPERBLOCK_OFFSETS[copy], Rot::Zeros);
                 }
             }
+            Self::SealedSuperblock(bit) => {
+                for copy in specimen.anatomy.slot.copies() {
+                    let at = SUPERBLOCK_OFFSETS[copy];
+                    let mut bytes = bytes_at(sound, &(at..at + 512));
+                    bytes[bit / 8] ^= 1 << (bit % 8);
+                    pure::seal_superblock(&mut bytes);
+                    image.write(at, &bytes);
+                    touched.insert(at);
+                }
+            }
+            Self::SealedLog(at, bit) => {
+                let mut bytes = bytes_at(sound, &(at..at + 512));
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                pure::seal_log_block(specimen.anatomy.superblock.nonce, &mut bytes);
+                image.write(at, &bytes);
+                touched.insert(at);
+            }
             Self::SlotStale(slot, version) => {
                 for copy in slot.copies() {
                     let at = SUPERBLOCK_OFFSETS[copy];
@@ -130,7 +162,7 @@ impl Mutant {
 
 /// All damage that a specimen is tried with: every sector zeroed, made noise, made unreadable,
 /// swapped with another and replaced by each of its earlier versions, every write lost, the file
-/// cut off at each sector, and one random bit of each 64 bytes, or (`every_bit`) every bit of
+/// cut off at each sector, superblock and log blocks changed so that their checksums fit, and one random bit of each 64 bytes, or (`every_bit`) every bit of
 /// whatever the newest state consists of.
 pub fn all(specimen: &Specimen, every_bit: bool, rng: &mut Rng) -> Vec<Mutant> {
     let mut all = Vec::new();
@@ -155,6 +187,14 @@ pub fn all(specimen: &Specimen, every_bit: bool, rng: &mut Rng) -> Vec<Mutant> {
         } else {
             let bits = (0..8).map(|line| Mutant::Bit(sector * 8 + line * 512 + rng.below(512)));
             all.extend(bits);
+        }
+    }
+    all.extend((0..4096).map(Mutant::SealedSuperblock));
+    for &at in specimen.anatomy.claims.keys() {
+        if every_bit {
+            all.extend((0..4096).map(|bit| Mutant::SealedLog(at, bit)));
+        } else {
+            all.extend((0..64).map(|word| Mutant::SealedLog(at, word * 64 + rng.index(64))));
         }
     }
     all.extend((0..specimen.lost.len()).map(Mutant::LostWrite));

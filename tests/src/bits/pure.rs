@@ -36,15 +36,21 @@ pub struct Flipped {
     pub violations: Vec<String>,
 }
 
+/// Whether bytes are what the engine takes them for.
+type Judge<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
+
+/// Makes checksums fit, and looks at all that the bytes then say.
+type Look<'a> = Box<dyn Fn(&mut [u8]) + 'a>;
+
 /// A structure of a store, and how the engine reads it.
 struct Piece<'a> {
     name: String,
     bytes: Vec<u8>,
     /// Whether the bytes are what the engine takes them for, word for word.
-    reads_as: Box<dyn Fn(&[u8]) -> bool + 'a>,
+    reads_as: Judge<'a>,
     /// Makes the checksums fit, reads the bytes with what is kept elsewhere made to fit too, and
     /// looks at all that they say.
-    sealed: Option<Box<dyn Fn(&mut [u8]) + 'a>>,
+    sealed: Option<Look<'a>>,
 }
 
 /// Flips each bit of each structure of a store; one structure of each kind in `one_in`.
@@ -120,6 +126,19 @@ fn checksum_around(bytes: &[u8], at: usize) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &bytes[at + 4..])
 }
 
+/// Makes the checksums of a superblock fit what it says.
+pub fn seal_superblock(bytes: &mut [u8]) {
+    let geometry = part_hash(&bytes[24..56]);
+    bytes[16..24].copy_from_slice(&geometry[..8]);
+    put(bytes, 12, checksum_around(bytes, 12));
+}
+
+/// Makes the checksum of a log block fit what it says.
+pub fn seal_log_block(nonce: u64, bytes: &mut [u8]) {
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), &bytes[4..]);
+    put(bytes, 0, checksum);
+}
+
 fn superblocks(specimen: &Specimen) -> Vec<Piece<'_>> {
     let pieces = SUPERBLOCK_OFFSETS.iter().enumerate().map(|(copy, at)| {
         let bytes = bytes_at(&specimen.image, &(*at..at + SUPERBLOCK_BYTES as u64));
@@ -130,7 +149,7 @@ fn superblocks(specimen: &Specimen) -> Vec<Piece<'_>> {
                 Superblock::decode(bytes).is_ok_and(|(_, slot)| slot == Slot::of_copy(copy))
             }),
             sealed: Some(Box::new(|bytes| {
-                put(bytes, 12, checksum_around(bytes, 12));
+                seal_superblock(bytes);
                 if let Ok((superblock, _)) = Superblock::decode(bytes) {
                     let geometry = superblock.geometry;
                     let _ = geometry.file_bytes(superblock.region_table.regions);
@@ -157,8 +176,7 @@ fn log_blocks(specimen: &Specimen) -> Vec<Piece<'_>> {
                 .is_ok_and(|found| geometry.log_offset(found.lsn) == *at)
         }),
         sealed: Some(Box::new(move |bytes| {
-            let sum = crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), &bytes[4..]);
-            put(bytes, 0, sum);
+            seal_log_block(nonce, bytes);
             if let Ok(found) = LogBlock::decode(bytes, nonce, geometry) {
                 let _ = found.group_end(geometry);
                 look_at_batches(found.payload);

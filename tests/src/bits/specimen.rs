@@ -186,7 +186,7 @@ fn put(rng: &mut Rng, tree: &[u8], key: u64, least: u64, most: u64) -> Change {
         1 if least < 100 => Vec::new(),
         _ => vec![bytes(least, most)],
     };
-    let meta = if key % 3 == 0 {
+    let meta = if key.is_multiple_of(3) {
         bytes(1, 40)
     } else {
         Vec::new()
