@@ -151,7 +151,7 @@ mod tests {
                     // SAFETY: all `len` bytes were written just now.
                     let bytes = unsafe { std::slice::from_raw_parts(block.as_ptr(), len) };
                     let byte = u8::try_from(index % 200).unwrap() + round;
-                    assert!(bytes.iter().all(|other| *other == byte), "block {index}");
+                    assert!(bytes == vec![byte; len], "block {index}");
                 }
                 for block in held.split_off(count / 2) {
                     // SAFETY: `take` gave it for `len`, and it leaves the list here.
