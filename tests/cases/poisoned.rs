@@ -85,7 +85,7 @@ fn and_by_nothing_else() {
             "{fault:?}"
         );
     }
-    let large = Op::put(b"t", b"z", &[1; 30_000]);
+    let large = Op::put(b"t", b"z", &vec![1; 30_000]);
     for fault in [Fault::Eio, Fault::NoSpace] {
         assert!(!is_poisoned(Class::Allocate, fault, &large), "{fault:?}");
     }
