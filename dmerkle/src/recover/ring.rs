@@ -80,7 +80,7 @@ pub(super) struct Sweep {
     pub(super) later: Incarnations,
 }
 
-/// Reads every block of the ring.
+/// Reads every block of the ring that the file has: of one that was cut off the rest says nothing.
 pub(super) fn sweep(
     read: &dyn ReadAt,
     geometry: &Geometry,
@@ -89,7 +89,9 @@ pub(super) fn sweep(
 ) -> Sweep {
     let mut found = Sweep::default();
     let mut window = Window::new(read, geometry);
-    let end = Lsn(geometry.ring_bytes);
+    let in_file = read.len().saturating_sub(geometry.ring_offset());
+    let in_file = in_file.next_multiple_of(geometry.log_block_bytes.into());
+    let end = Lsn(geometry.ring_bytes.min(in_file));
     let mut at = Lsn(0);
     while at < end {
         let bytes = window.block(at, end);
@@ -106,4 +108,52 @@ pub(super) fn sweep(
         at.0 += u64::from(geometry.log_block_bytes);
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// A file that counts what is asked of it, and holds nothing but zeros.
+    struct Short {
+        bytes: u64,
+        reads: Cell<u64>,
+    }
+
+    impl ReadAt for Short {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Unreadable> {
+            self.reads.set(self.reads.get() + 1);
+            buf.fill(0);
+            if offset + buf.len() as u64 > self.bytes {
+                return Err(Unreadable);
+            }
+            Ok(())
+        }
+
+        fn len(&self) -> u64 {
+            self.bytes
+        }
+    }
+
+    /// A superblock with checksums that fit may name a ring of any length: reading all of it would
+    /// never end.
+    #[test]
+    fn a_ring_is_read_as_far_as_the_file_goes() {
+        let geometry = Geometry {
+            ring_bytes: 1 << 50,
+            ..Geometry::tiny()
+        };
+        let block_bytes = u64::from(geometry.log_block_bytes);
+        for blocks in [0, 1, 10] {
+            let bytes = geometry.ring_offset() + blocks * block_bytes + block_bytes / 2;
+            let file = Short {
+                bytes,
+                reads: Cell::new(0),
+            };
+            let found = sweep(&file, &geometry, 1, Incarnation(0));
+            assert_eq!(found.incarnation, Incarnation(0));
+            assert!(file.reads.get() <= 2 * (blocks + 2), "{blocks} blocks");
+        }
+    }
 }

@@ -38,13 +38,17 @@ pub enum Kind {
     Branch,
     /// A leaf of a tree.
     Leaf,
-    /// A part in the base.
+    /// A part in the base that no batch of the live log has replaced.
     Extent,
     /// A part that only the live log names.
     LoggedExtent,
-    /// Nothing that the newest state consists of: free, or of an older one.
+    /// Nothing that the newest state consists of: free, or of an older one, as are the parts that the
+    /// live log has replaced.
     Free,
 }
+
+/// A key of a tree.
+type Key = (TreeId, Vec<u8>);
 
 /// A batch of the live log.
 #[derive(Debug, Clone)]
@@ -162,8 +166,15 @@ impl Anatomy {
         anatomy
             .take_maps(image)
             .map_err(|corrupt| corrupt.to_string())?;
-        anatomy.take_trees(image)?;
-        anatomy.take_log(image)?;
+        let parts = anatomy.take_trees(image)?;
+        let newest = anatomy.take_log(image)?;
+        for (key, run) in parts {
+            if newest.get(&key).is_some_and(|runs| !runs.contains(&run)) {
+                for sector in sectors(&place(&geometry, run)) {
+                    anatomy.kinds.remove(&sector);
+                }
+            }
+        }
         Ok(anatomy)
     }
 
@@ -198,7 +209,9 @@ impl Anatomy {
         Ok(())
     }
 
-    fn take_trees(&mut self, image: &Image) -> Result<(), String> {
+    /// Gives the parts of the base.
+    fn take_trees(&mut self, image: &Image) -> Result<Vec<(Key, Run)>, String> {
+        let mut parts = Vec::new();
         let geometry = self.geometry;
         let superblock = self.superblock.clone();
         let mut named: Vec<(TreeId, Named)> = Vec::new();
@@ -245,10 +258,12 @@ impl Anatomy {
             self.claim(kind, &(at..at + node.block().len() as u64));
             self.nodes.push((*tree, pointer));
             if node.is_leaf() {
-                let bodies = node.entries().map(|(_, body)| body);
-                let extents = bodies.flat_map(|body| body.extents());
-                self.extents
-                    .extend(extents.map(|extent| extent.as_bytes().to_vec()));
+                for (key, body) in node.entries() {
+                    for extent in body.extents() {
+                        self.extents.insert(extent.as_bytes().to_vec());
+                        parts.push(((*tree, key.to_vec()), extent.run(&geometry)));
+                    }
+                }
             }
         }
         for (_, what) in named {
@@ -258,10 +273,11 @@ impl Anatomy {
                 self.claim(Kind::Extent, &place(&geometry, run));
             }
         }
-        Ok(())
+        Ok(parts)
     }
 
-    fn take_log(&mut self, image: &Image) -> Result<(), String> {
+    /// Gives the parts of the newest operation of each key.
+    fn take_log(&mut self, image: &Image) -> Result<BTreeMap<Key, Vec<Run>>, String> {
         let geometry = self.geometry;
         let superblock = self.superblock.clone();
         let input = ScanInput {
@@ -271,7 +287,7 @@ impl Anatomy {
         };
         let block = u64::from(geometry.log_block_bytes);
         // The extents of the newest operation of each key, which readers read.
-        let mut newest: BTreeMap<(TreeId, Vec<u8>), Vec<Run>> = BTreeMap::new();
+        let mut newest: BTreeMap<Key, Vec<Run>> = BTreeMap::new();
         let mut visit = |batch: dmerkle::recover::BatchAt<'_>| -> Result<(), Corrupt> {
             let first = batch.start.0 / block * block;
             let blocks = (first..batch.end.0).step_by(usize::try_from(block).expect("small"));
@@ -294,7 +310,7 @@ impl Anatomy {
                         newest.insert((tree, key.to_vec()), runs);
                     }
                     Operation::Delete { tree, key, .. } => {
-                        newest.remove(&(tree, key.to_vec()));
+                        newest.insert((tree, key.to_vec()), Vec::new());
                     }
                     Operation::DropTree { tree } => newest.retain(|(of, _), _| *of != tree),
                     Operation::CreateTree { .. } => {}
@@ -308,8 +324,8 @@ impl Anatomy {
             Ok(())
         };
         let scanned = scan(&Reads(image), &input, &mut visit).map_err(|error| error.to_string())?;
-        for run in newest.into_values().flatten() {
-            self.claim(Kind::LoggedExtent, &place(&geometry, run));
+        for run in newest.values().flatten() {
+            self.claim(Kind::LoggedExtent, &place(&geometry, *run));
         }
         let end = block_at_or_after(&geometry, scanned.end);
         let mut at = superblock.log_start;
@@ -324,7 +340,7 @@ impl Anatomy {
             }
             at.0 += block;
         }
-        Ok(())
+        Ok(newest)
     }
 }
 
