@@ -29,10 +29,18 @@ pub(crate) struct Plan {
 /// No child takes longer.
 const CHILD_MAX: Duration = Duration::from_secs(600);
 
-/// Whether a job is among those that were asked for.
+/// Whether a job is among those that were asked for. A word that is a whole name means only that.
 fn chosen(job: &Job, only: &[String]) -> bool {
-    let mut names = job.rows.iter().chain(std::iter::once(&job.name));
-    only.is_empty() || names.any(|name| only.iter().any(|word| name.contains(word.as_str())))
+    let names = || job.rows.iter().chain(std::iter::once(&job.name));
+    let is_name = |word: &str| {
+        let mut jobs = JOBS.iter();
+        jobs.any(|job| job.name == word || job.rows.contains(&word))
+    };
+    let matches = |word: &String| {
+        let whole = is_name(word);
+        names().any(|name| *name == word || (!whole && name.contains(word.as_str())))
+    };
+    only.is_empty() || only.iter().any(matches)
 }
 
 /// Runs what is missing. Whether all of it was run.

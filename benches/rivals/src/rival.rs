@@ -23,6 +23,13 @@ pub(crate) enum Change<'a> {
 
 /// What a job will do: each store is set up as its documentation recommends for that.
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    not(feature = "all"),
+    expect(
+        dead_code,
+        reason = "each is read by some store, not each by a light build"
+    )
+)]
 pub(crate) struct Setup {
     /// An existing folder.
     pub(crate) dir: PathBuf,

@@ -22,9 +22,19 @@ fn setup(dir: PathBuf) -> Setup {
 pub(crate) fn load_until_killed(store: &Store, dir: PathBuf, count: u64) {
     let store = (store.open)(&setup(dir));
     let most = count / 10 * 9;
-    load(&*store, 0..most, LENGTH, Keep::Buffered, None);
-    println!("loaded");
-    load(&*store, most..u64::MAX, LENGTH, Keep::Buffered, None);
+    let mut at = 0;
+    let mut told = false;
+    loop {
+        // As who loads for long does: flush now and then. (redb writes nothing before.)
+        let next = if at == 0 { 1000 } else { at + count / 10 };
+        load(&*store, at..next, LENGTH, Keep::Buffered, None);
+        store.flush();
+        at = next;
+        if at >= most && !told {
+            println!("loaded");
+            told = true;
+        }
+    }
 }
 
 pub(super) fn run(context: &Context, figures: &mut Figures) {

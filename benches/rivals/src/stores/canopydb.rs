@@ -2,10 +2,13 @@
 //! concurrent transactions and try again on a conflict, as its examples do.
 
 use crate::data::Key;
+use crate::disk;
 use crate::rival::{Change, Keep, Rival, Session, Setup};
 use canopydb::{Database, DbOptions, EnvOptions, Error, TreeOptions};
+use std::path::PathBuf;
 
 struct Canopy {
+    dir: PathBuf,
     database: Database,
     concurrent: bool,
 }
@@ -33,6 +36,7 @@ pub(crate) fn open(setup: &Setup) -> Box<dyn Rival> {
     drop(begun.get_or_create_tree_with(TREE, tree_options()));
     begun.commit().expect("committed");
     Box::new(Canopy {
+        dir: setup.dir.clone(),
         database,
         concurrent: setup.writers > 1,
     })
@@ -49,6 +53,10 @@ impl Rival for Canopy {
 
     fn settle(&self) {
         self.database.checkpoint().expect("a checkpoint");
+    }
+
+    fn log_bytes(&self) -> u64 {
+        disk::held_bytes_of(&self.dir, |name| name.starts_with("WAL-"))
     }
 }
 

@@ -2,16 +2,19 @@
 //! Large values are separated from keys, as its documentation says for blobs.
 
 use crate::data::Key;
+use crate::disk;
 use crate::rival::{Change, Keep, Rival, Session, Setup};
 use fjall::config::CompressionPolicy;
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
     Readable,
 };
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 struct Fjall {
+    dir: PathBuf,
     database: Database,
     keyspace: Keyspace,
 }
@@ -36,7 +39,11 @@ pub(crate) fn open(setup: &Setup) -> Box<dyn Rival> {
         }
     };
     let keyspace = database.keyspace("rows", options).expect("a keyspace");
-    Box::new(Fjall { database, keyspace })
+    Box::new(Fjall {
+        dir: setup.dir.clone(),
+        database,
+        keyspace,
+    })
 }
 
 impl Rival for Fjall {
@@ -61,7 +68,7 @@ impl Rival for Fjall {
     }
 
     fn log_bytes(&self) -> u64 {
-        self.database.journal_disk_space().expect("its size")
+        disk::held_bytes_of(&self.dir, |name| name.ends_with(".jnl"))
     }
 }
 

@@ -6,6 +6,7 @@ use crate::data::Key;
 use crate::rival::{Change, Keep, Rival, Session, Setup};
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags, WithTls};
+use std::ops::Bound;
 
 struct Lmdb {
     env: Env<WithTls>,
@@ -99,7 +100,13 @@ impl Session for &Lmdb {
 
     fn scan(&mut self, low: &[u8], limit: u64, see: &mut dyn FnMut(&[u8], &[u8])) -> u64 {
         let begun = self.env.read_txn().expect("begun");
-        let range = (std::ops::Bound::Included(low), std::ops::Bound::Unbounded);
+        // It has no empty keys, not even to begin at.
+        let low = if low.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Included(low)
+        };
+        let range = (low, Bound::Unbounded);
         let entries = self.table.range(&begun, &range).expect("a range");
         let mut seen = 0;
         for entry in entries.take(limit as usize) {

@@ -4,13 +4,16 @@
 //! collected. Durable is `WriteOptions::sync`.
 
 use crate::data::Key;
+use crate::disk;
 use crate::rival::{Change, Keep, Rival, Session, Setup};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, FlushOptions, Options, WaitForCompactOptions,
     WriteBatch, WriteOptions,
 };
+use std::path::PathBuf;
 
 struct Rocks {
+    dir: PathBuf,
     database: DB,
     durable: WriteOptions,
     buffered: WriteOptions,
@@ -47,6 +50,7 @@ pub(crate) fn open(setup: &Setup) -> Box<dyn Rival> {
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
     Box::new(Rocks {
+        dir: setup.dir.clone(),
         database: DB::open(&options, setup.dir.join("rocksdb")).expect("opened"),
         durable,
         buffered: WriteOptions::default(),
@@ -70,6 +74,10 @@ impl Rival for Rocks {
             .wait_for_compact(&WaitForCompactOptions::default())
             .expect("compacted");
     }
+
+    fn log_bytes(&self) -> u64 {
+        disk::held_bytes_of(&self.dir, |name| name.ends_with(".log"))
+    }
 }
 
 impl Session for &Rocks {
@@ -88,7 +96,7 @@ impl Session for &Rocks {
                 Change::Delete(key) => batch.delete(key),
             }
         }
-        self.database.write_opt(&batch, options).expect("committed");
+        self.database.write_opt(batch, options).expect("committed");
     }
 
     fn get(&mut self, key: &[u8], see: &mut dyn FnMut(&[u8])) -> bool {
