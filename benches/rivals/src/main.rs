@@ -135,7 +135,7 @@ fn contest(plan: &Plan, picture: Option<PathBuf>, table_only: bool) -> ExitCode 
     print!("{}", table::print(&results, plan.scale));
     println!("results: {}", plan.json.display());
     if let Some(file) = picture {
-        if let Err(error) = std::fs::write(&file, picture::draw(&results)) {
+        if let Err(error) = std::fs::write(&file, picture::draw(&results, plan.scale)) {
             eprintln!("{}: {error}", file.display());
             return ExitCode::FAILURE;
         }

@@ -4,12 +4,13 @@
 use crate::results::Results;
 use crate::rows::{Bar, Better, NEGENTROPY, ROWS};
 use crate::stores::OURS;
+use crate::table::show;
 use crate::verdict::Verdict;
 use std::fmt::Write;
 
-const LEFT: f64 = 330.0;
+const LEFT: f64 = 400.0;
 const WIDE: f64 = 560.0;
-const RIGHT: f64 = 250.0;
+const RIGHT: f64 = 300.0;
 const HIGH: f64 = 20.0;
 const TOP: f64 = 74.0;
 /// Ratios shown, as powers of two.
@@ -58,18 +59,23 @@ fn lines(results: &Results) -> Vec<Line> {
                 &verdict.best,
                 NEGENTROPY.iter().find(|(id, _)| *id == row.id),
             ) {
-                (Some(best), _) => format!("{best} {:.2}", verdict.stores[best].median),
-                (None, Some((_, figure))) => format!("negentropy {figure}"),
+                (Some(best), _) => format!("; {best} {}", show(verdict.stores[best].median)),
+                (None, Some((_, figure))) => format!("; negentropy {}", show(*figure)),
                 (None, None) => String::new(),
             };
             lines.push(Line {
-                what: format!("{what} (of the figure asked)"),
+                what: format!("{what}*"),
                 ratio: turned(ours.median),
                 low: turned(ours.high),
                 high: turned(ours.low),
                 bar: Some(1.0),
                 won: verdict.won(),
-                rival: format!("{:.2} {}; asked {most}; {rival}", ours.median, row.unit),
+                rival: format!(
+                    "{} {}, asked {}{rival}",
+                    show(ours.median),
+                    row.unit,
+                    show(most)
+                ),
             });
         } else if let (Some(ratio), Some(best)) = (verdict.ratio, &verdict.best) {
             lines.push(Line {
@@ -87,17 +93,22 @@ fn lines(results: &Results) -> Vec<Line> {
 }
 
 /// The picture, as SVG.
-pub(crate) fn draw(results: &Results) -> String {
+pub(crate) fn draw(results: &Results, scale: f64) -> String {
     let lines = lines(results);
     let height = TOP + HIGH * lines.len() as f64 + 30.0;
     let width = LEFT + WIDE + RIGHT;
+    let note = if scale < 1.0 {
+        " (small sizes: shows that it runs, decides nothing)"
+    } else {
+        ""
+    };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"16\" y=\"24\" font-size=\"16\">Dynomite beside the best rival of each row</text>\n\
+         <text x=\"16\" y=\"24\" font-size=\"16\">Dynomite beside the best rival of each row{note}</text>\n\
          <text x=\"16\" y=\"42\" fill=\"#555\">bar: median ratio, to the right is better; thin line: \
-         all repetitions; red tick: what is asked; green: reached, orange: not, grey: not asked</text>\n"
+         all repetitions; red tick: what is asked; green: reached, orange: not, grey: not asked; *: times better than the figure asked</text>\n"
     );
     let bottom = TOP + HIGH * lines.len() as f64;
     let mut step = -STEPS;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Three digits that tell.
-fn show(figure: f64) -> String {
+pub(crate) fn show(figure: f64) -> String {
     match figure {
         f if f >= 1e6 => format!("{:.2}M", f / 1e6),
         f if f >= 1e4 => format!("{:.0}k", f / 1e3),
