@@ -168,3 +168,44 @@ impl Zipf {
         mix(self.rank(numbers)) % self.count as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::catch_unwind;
+
+    #[test]
+    fn a_wrong_byte_anywhere_is_noticed() {
+        let mut value = Vec::new();
+        fill(&mut value, 7, 3, 2 * POOL + 100);
+        assert_eq!(check(7, &value, |_| 2 * POOL + 100), 3);
+        for at in [0, 9, HEAD, POOL, value.len() - 1] {
+            let mut wrong = value.clone();
+            wrong[at] ^= 1;
+            let noticed = catch_unwind(|| check(7, &wrong, |_| 2 * POOL + 100));
+            assert!(noticed.is_err(), "byte {at}");
+        }
+        assert!(catch_unwind(|| check(8, &value, |_| 2 * POOL + 100)).is_err());
+        assert!(catch_unwind(|| check(7, &value[..100], |_| 2 * POOL + 100)).is_err());
+    }
+
+    #[test]
+    fn powerset_values_have_their_sizes() {
+        let mut lengths: Vec<usize> = (0..20_000).map(|n| powerset_length(n, 0)).collect();
+        lengths.sort_unstable();
+        let mean = lengths.iter().sum::<usize>() / lengths.len();
+        assert!((55_000..65_000).contains(&lengths[lengths.len() / 2]));
+        assert!((125_000..150_000).contains(&mean), "{mean}");
+        assert!(lengths[lengths.len() - 1] <= 4_000_000);
+    }
+
+    #[test]
+    fn the_first_rank_is_drawn_as_often_as_zipf_says() {
+        let zipf = Zipf::new(1000);
+        let mut numbers = Numbers::new(1);
+        let ranks: Vec<u64> = (0..100_000).map(|_| zipf.rank(&mut numbers)).collect();
+        let first = ranks.iter().filter(|rank| **rank == 0).count() as f64 / 1e5;
+        assert!((first - 1.0 / zipf.zeta).abs() < 0.01, "{first}");
+        assert!(ranks.iter().all(|rank| *rank < 1000));
+    }
+}

@@ -59,6 +59,7 @@ impl Outcome {
 }
 
 /// All outcomes of one size.
+#[derive(Default)]
 pub(crate) struct Results {
     outcomes: Vec<Outcome>,
 }
@@ -83,6 +84,11 @@ impl Results {
             .open(file)
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         opened.write_all(line.as_bytes()).expect("a result is kept");
+        self.keep(outcome);
+    }
+
+    /// Adds an outcome.
+    pub(crate) fn keep(&mut self, outcome: Outcome) {
         self.outcomes.push(outcome);
     }
 
@@ -140,4 +146,46 @@ pub(crate) fn parse_figures(printed: &str) -> Option<Figures> {
             .filter_map(|(name, figure)| Some((name.clone(), figure.as_f64()?)))
             .collect(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_all_that_was_measured() {
+        let outcome = Outcome {
+            job: "reads".into(),
+            store: "bare disk".into(),
+            repetition: 2,
+            scale: 0.01,
+            seconds: 0.1,
+            figures: vec![("get-1".into(), 3.5)],
+            error: Some("it \"broke\"".into()),
+        };
+        let line = outcome.to_line();
+        assert_eq!(Outcome::from_line(&line).expect("a line").to_line(), line);
+        assert!(Outcome::from_line("half a li").is_none());
+    }
+
+    #[test]
+    fn a_failure_is_tried_again_and_a_figure_is_not() {
+        let mut results = Results::default();
+        let mut outcome = Outcome {
+            job: "reads".into(),
+            store: "redb".into(),
+            repetition: 0,
+            scale: 1.0,
+            seconds: 1.0,
+            figures: Vec::new(),
+            error: Some("no space".into()),
+        };
+        results.keep(outcome.clone());
+        assert!(!results.has("reads", "redb", 0));
+        assert_eq!(results.failures().count(), 1);
+        outcome.error = None;
+        results.keep(outcome);
+        assert!(results.has("reads", "redb", 0));
+        assert_eq!(results.failures().count(), 0);
+    }
 }

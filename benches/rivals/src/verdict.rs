@@ -139,3 +139,64 @@ impl Verdict {
         Some(self.reached.iter().all(|reached| reached.won))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::Outcome;
+    use crate::rows::ROWS;
+
+    /// Results of one row: a store, and its figures by repetition.
+    fn verdict(row: &str, figures: &[(&str, &[f64])]) -> Verdict {
+        let row = ROWS.iter().find(|known| known.id == row).expect("a row");
+        let mut results = Results::default();
+        for (store, figures) in figures {
+            for (repetition, figure) in (0..).zip(*figures) {
+                results.keep(Outcome {
+                    job: row.id.into(),
+                    store: (*store).into(),
+                    repetition,
+                    scale: 1.0,
+                    seconds: 1.0,
+                    figures: vec![(row.id.into(), *figure)],
+                    error: None,
+                });
+            }
+        }
+        Verdict::of(row, &results).expect("figures")
+    }
+
+    #[test]
+    fn a_row_is_won_when_the_median_ratio_reaches_every_bar() {
+        let bare: (&str, &[f64]) = (BARE, &[20.0, 20.0, 20.0]);
+        let won = [(OURS, &[16.0, 15.0, 9.0][..]), ("fjall", &[10.0; 3]), bare];
+        let won = verdict("put-150-1", &won);
+        assert_eq!(won.ratio.map(|ratio| ratio.median), Some(1.5));
+        assert_eq!(won.won(), Some(true));
+        // 1.2 times the best rival, but 0.6 of the bare disk.
+        let lost = [(OURS, &[12.0; 3][..]), ("fjall", &[10.0; 3]), bare];
+        assert_eq!(verdict("put-150-1", &lost).won(), Some(false));
+        // Without the bare disk nobody can say.
+        let unknown = verdict("put-150-1", &lost[..2]);
+        assert_eq!(unknown.won(), None);
+    }
+
+    #[test]
+    fn who_never_flushes_counts_only_where_nobody_does() {
+        let figures = [(OURS, &[5.0][..]), ("sled", &[9.0]), ("fjall", &[4.0])];
+        assert_eq!(
+            verdict("put-150-1", &figures).best.as_deref(),
+            Some("fjall")
+        );
+        assert_eq!(verdict("ycsb-a", &figures).best.as_deref(), Some("sled"));
+    }
+
+    #[test]
+    fn less_is_better_where_the_row_says_so() {
+        let figures = [(OURS, &[0.4][..]), ("redb", &[0.8]), ("fjall", &[2.0])];
+        let verdict = verdict("kill9-open", &figures);
+        assert_eq!(verdict.best.as_deref(), Some("redb"));
+        assert_eq!(verdict.ratio.map(|ratio| ratio.median), Some(2.0));
+        assert_eq!(verdict.won(), Some(true));
+    }
+}
