@@ -34,7 +34,7 @@ pub(crate) fn print(results: &Results, scale: f64) -> String {
         .collect();
     let _ = writeln!(
         text,
-        "{:26} {:>24} {:>36} {:>20}  bar",
+        "{:26} {:>24} {:>44} {:>20}  bar",
         "row", OURS, "best rival", "ratio"
     );
     let mut repetitions = usize::MAX;
@@ -43,7 +43,10 @@ pub(crate) fn print(results: &Results, scale: f64) -> String {
         let ours = spread(verdict.stores.get(OURS));
         repetitions = repetitions.min(verdict.stores.values().map(|s| s.count).min().unwrap_or(0));
         let best = match &verdict.best {
-            Some(name) => format!("{name} {}", spread(verdict.stores.get(name))),
+            Some(name) => {
+                let figures = spread(verdict.stores.get(name));
+                format!("{name} (of {}) {figures}", verdict.rivals)
+            }
             None => match NEGENTROPY.iter().find(|(id, _)| *id == row.id) {
                 Some((_, figure)) => format!("negentropy {}", show(*figure)),
                 None => "-".into(),
@@ -65,7 +68,7 @@ pub(crate) fn print(results: &Results, scale: f64) -> String {
         }
         let _ = writeln!(
             text,
-            "{:26} {ours:>24} {best:>36} {:>20}  {}  [{}, {}]",
+            "{:26} {ours:>24} {best:>44} {:>20}  {}  [{}, {}]",
             row.id,
             spread(verdict.ratio.as_ref()),
             bars.trim_end(),

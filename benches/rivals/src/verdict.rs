@@ -49,6 +49,8 @@ pub(crate) struct Verdict {
     pub(crate) stores: BTreeMap<String, Spread>,
     /// The best of those that count.
     pub(crate) best: Option<String>,
+    /// How many rivals were measured and count.
+    pub(crate) rivals: usize,
     /// Ours over the best rival, repetition by repetition: always "more is better".
     pub(crate) ratio: Option<Spread>,
     pub(crate) reached: Vec<Reached>,
@@ -88,6 +90,7 @@ impl Verdict {
                 }
             })
             .map(|(name, _)| name.clone());
+        let rivals = stores.keys().filter(|name| counts(name)).count();
         let against = |name: &str| {
             let (ours, theirs) = (figures.get(OURS)?, figures.get(name)?);
             let ratios = ours.iter().filter_map(|(repetition, ours)| {
@@ -127,6 +130,7 @@ impl Verdict {
             row,
             stores,
             best,
+            rivals,
             ratio,
         })
     }
