@@ -522,12 +522,12 @@ impl Running {
 
     /// Shows the new base to readers. Its superblock is durable.
     fn publish(&mut self, core: &Arc<Core>, superblock_node_units: u64) {
-        let base = Arc::new(Base {
-            generation: self.generation,
-            newest: self.frozen.newest,
-            catalog: self.catalog_root,
-            trees: std::mem::take(&mut self.trees),
-        });
+        let base = Arc::new(Base::new(
+            self.generation,
+            self.frozen.newest,
+            self.catalog_root,
+            std::mem::take(&mut self.trees),
+        ));
         let mut runs: Vec<Run> = self.retired().into_iter().map(|(run, _)| run).collect();
         if planted::has(Bug::ReuseRetiredEarly) {
             runs.clear();

@@ -34,9 +34,13 @@ impl std::fmt::Debug for Entry {
 
 impl Entry {
     pub(crate) fn new(view: &View, key: &[u8], body: Arc<[u8]>) -> Self {
+        Self::of(&view.core, &view.state.base, key, body)
+    }
+
+    fn of(core: &Arc<Core>, base: &Arc<Base>, key: &[u8], body: Arc<[u8]>) -> Self {
         Self {
-            core: Arc::clone(&view.core),
-            base: Arc::clone(&view.state.base),
+            core: Arc::clone(core),
+            base: Arc::clone(base),
             key: key.into(),
             body,
         }
@@ -120,10 +124,11 @@ impl Entry {
     }
 }
 
-/// An entry in place, as a visit shows it.
+/// An entry in place, as a visit or a read shows it.
 #[derive(Clone, Copy)]
 pub struct EntryRef<'a> {
-    pub(crate) view: &'a View,
+    pub(crate) core: &'a Arc<Core>,
+    pub(crate) base: &'a Arc<Base>,
     pub(crate) key: &'a [u8],
     pub(crate) body: BodyRef<'a>,
 }
@@ -151,19 +156,19 @@ impl<'a> EntryRef<'a> {
             None => Ok(None),
             Some(PartRef::Inline(bytes)) => Ok(Some(Cow::Borrowed(bytes))),
             Some(PartRef::Extent(extent)) => {
-                read_extent(&self.view.core, extent).map(|part| Some(Cow::Owned(part)))
+                read_extent(self.core, extent).map(|part| Some(Cow::Owned(part)))
             }
         }
     }
 
     /// The entry's fingerprint under the store's key.
     pub fn fingerprint(&self) -> Sum {
-        self.view.core.identity.key.of_entry(self.key, self.body)
+        self.core.identity.key.of_entry(self.key, self.body)
     }
 
     /// The entry, to be kept.
     pub fn to_entry(&self) -> Entry {
-        Entry::new(self.view, self.key, self.body.as_bytes().into())
+        Entry::of(self.core, self.base, self.key, self.body.as_bytes().into())
     }
 }
 
@@ -173,6 +178,18 @@ impl std::fmt::Debug for EntryRef<'_> {
             .field("key", &self.key)
             .field("parts", &self.parts_len())
             .finish_non_exhaustive()
+    }
+}
+
+impl View {
+    /// An entry of this view, in place.
+    pub(crate) fn entry_ref<'a>(&'a self, key: &'a [u8], body: BodyRef<'a>) -> EntryRef<'a> {
+        EntryRef {
+            core: &self.core,
+            base: &self.state.base,
+            key,
+            body,
+        }
     }
 }
 

@@ -299,13 +299,7 @@ impl Range {
                     key.clear();
                     entry_key.append_to(&mut key);
                     let body = leaf.body(index);
-                    if show(EntryRef {
-                        view,
-                        key: &key,
-                        body,
-                    })
-                    .is_break()
-                    {
+                    if show(view.entry_ref(&key, body)).is_break() {
                         return Ok(());
                     }
                 }
@@ -322,7 +316,7 @@ impl Range {
             };
             if let Some(body) = self.take_newest(view, &full) {
                 let (key, body) = (split_key(&full).1, BodyRef::trusted(&body));
-                if show(EntryRef { view, key, body }).is_break() {
+                if show(view.entry_ref(key, body)).is_break() {
                     return Ok(());
                 }
             }
@@ -396,7 +390,7 @@ impl Snapshot {
         let steps = RangeSummary::new(key.clone(), &root, range);
         let mut summary = steps.run(&mut Nodes(core), tree)?;
         for (key_bytes, op) in newest_ops(view, tree, low, high) {
-            let old = core.find_in_base(tree, &root, &key_bytes, |body| {
+            let old = core.find_in_base(&view.state.base, tree, &key_bytes, |body| {
                 key.of_entry(&key_bytes, body)
             })?;
             if let Some(old) = old {

@@ -228,18 +228,18 @@ fn base(superblock: &Superblock, catalog: &BTreeMap<TreeId, CatalogEntry>) -> Ba
         pointer: entry.root,
         summary: entry.summary,
     };
-    Base {
-        generation: superblock.generation,
-        newest: superblock.log_start,
-        catalog: Root {
+    Base::new(
+        superblock.generation,
+        superblock.log_start,
+        Root {
             pointer: superblock.catalog,
             summary: superblock.catalog_summary,
         },
-        trees: catalog
+        catalog
             .iter()
             .map(|(tree, entry)| (*tree, root(entry)))
             .collect(),
-    }
+    )
 }
 
 /// A planted fault: as if the newest superblock could not be read.

@@ -1,11 +1,12 @@
 //! A read view of all trees, as of one moment.
 
 use crate::core::Core;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::pins::{Exempt, Held, Pin};
 use crate::tree::Tree;
 use dmerkle::Lsn;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// All trees as they were when it was taken. While it is held, the space of what it shows is not
@@ -49,10 +50,18 @@ impl Snapshot {
 
     /// The value of a key: the first part of its entry.
     pub fn get(&self, tree: &Tree, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        match self.entry(tree, key)? {
-            Some(entry) => entry.part(0),
-            None => Ok(None),
-        }
+        let value = |entry: EntryRef<'_>| Ok(entry.value()?.map(Cow::into_owned));
+        self.read(tree, key, value)?.unwrap_or(Ok(None))
+    }
+
+    /// Shows the entry of a key where it stands, if there is one: nothing is copied.
+    pub fn read<R>(
+        &self,
+        tree: &Tree,
+        key: &[u8],
+        see: impl FnOnce(EntryRef<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        self.held()?.view.read(tree.id(), key, see)
     }
 
     /// The entry of a key.

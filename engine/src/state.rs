@@ -10,12 +10,13 @@
 //! - An entry's extents are its base's, or of a newer operation; both are retired by a later
 //!   generation than its base's. So who keeps an entry holds the base alone, and no memtable.
 
+use crate::cache::CachedNode;
 use crate::memtable::Memtable;
 use crate::sync::Mutex;
 use dmerkle::tree::Root;
 use dmerkle::{Generation, Lsn, TreeId};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// The trees of one checkpoint.
 #[derive(Debug)]
@@ -25,9 +26,44 @@ pub(crate) struct Base {
     pub(crate) newest: Lsn,
     pub(crate) catalog: Root,
     pub(crate) trees: BTreeMap<TreeId, Root>,
+    /// The topmost branches that were read, of the first trees: every reader passes them, and finds
+    /// them here without a word to other readers.
+    tops: BTreeMap<TreeId, OnceLock<Arc<CachedNode>>>,
 }
 
+/// Trees whose topmost branch is kept beside the cache: a mebibyte of nodes at most.
+const TOPS_MAX: usize = 64;
+
 impl Base {
+    pub(crate) fn new(
+        generation: Generation,
+        newest: Lsn,
+        catalog: Root,
+        trees: BTreeMap<TreeId, Root>,
+    ) -> Self {
+        let first = trees.keys().take(TOPS_MAX);
+        Self {
+            generation,
+            newest,
+            catalog,
+            tops: first.map(|tree| (*tree, OnceLock::new())).collect(),
+            trees,
+        }
+    }
+
+    /// The topmost node of a tree, if it is kept.
+    pub(crate) fn top(&self, tree: TreeId) -> Option<&CachedNode> {
+        self.tops.get(&tree)?.get().map(Arc::as_ref)
+    }
+
+    /// Keeps the topmost node of a tree, if it is a branch.
+    pub(crate) fn keep_top(&self, tree: TreeId, node: &Arc<CachedNode>) {
+        if let Some(top) = self.tops.get(&tree).filter(|_| !node.is_leaf()) {
+            // Another reader may have been sooner.
+            let _ = top.set(Arc::clone(node));
+        }
+    }
+
     /// The root of a tree; a tree that no checkpoint has seen yet is empty.
     pub(crate) fn root(&self, tree: TreeId) -> Root {
         if tree == TreeId::CATALOG {

@@ -82,6 +82,24 @@ impl Tree {
         found.unwrap_or(Ok(None))
     }
 
+    /// Shows the entry of a key where it stands, if there is one: nothing is copied. What it is part
+    /// of is held meanwhile, so `see` should not take long.
+    pub fn read<R>(
+        &self,
+        key: &[u8],
+        see: impl FnOnce(EntryRef<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        self.refuse_dropped()?;
+        self.core.find_newest(self.id, key, |state, body| {
+            see(EntryRef {
+                core: &self.core,
+                base: &state.base,
+                key,
+                body,
+            })
+        })
+    }
+
     /// The values of many keys, all as of one moment; see [`Snapshot::get_many`].
     pub fn get_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         self.refuse_dropped()?;

@@ -5,10 +5,10 @@
 
 use crate::cache::{CachedNode, read_node};
 use crate::core::Core;
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::memtable::{Op, Probe, full_key};
-use crate::state::State;
+use crate::state::{Base, State};
 use dmerkle::format::body::BodyRef;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{Lookup, Root, Step};
@@ -56,23 +56,34 @@ impl Core {
     /// Calls `found` with the body of a key in a base, if there is one.
     pub(crate) fn find_in_base<R>(
         &self,
+        base: &Base,
         tree: TreeId,
-        root: &Root,
         key: &[u8],
         found: impl FnOnce(BodyRef<'_>) -> R,
     ) -> Result<Option<R>, Error> {
-        if root.pointer.is_none() {
+        let mut lookup = Lookup::new(key);
+        let mut pointer = base.root(tree).pointer;
+        if pointer.is_none() {
             return Ok(None);
         }
-        let mut lookup = Lookup::new(key);
-        let mut node = self.node(tree, &root.pointer)?;
+        let mut is_top = true;
+        if let Some(top) = base.top(tree) {
+            is_top = false;
+            match lookup.step(top)? {
+                Step::Need(next) => pointer = next,
+                Step::Found(_) | Step::Absent => unreachable!("what is kept is a branch"),
+            }
+        }
         loop {
-            let next = match lookup.step(&node)? {
-                Step::Need(pointer) => self.node(tree, &pointer)?,
+            let node = self.node(tree, &pointer)?;
+            if std::mem::take(&mut is_top) {
+                base.keep_top(tree, &node);
+            }
+            match lookup.step(&node)? {
+                Step::Need(next) => pointer = next,
                 Step::Found(body) => return Ok(Some(found(body))),
                 Step::Absent => return Ok(None),
-            };
-            node = next;
+            }
         }
     }
 
@@ -97,8 +108,7 @@ impl Core {
                 }
                 Newer::Found(Op::Delete) => return Ok(None),
                 Newer::Nothing => {
-                    let root = state.base.root(tree);
-                    return self.find_in_base(tree, &root, key, |body| found(&state, body));
+                    return self.find_in_base(&state.base, tree, key, |body| found(&state, body));
                 }
             }
         }
@@ -157,12 +167,30 @@ impl View {
             Seen::Overtaken => Err(None),
             Seen::Entry(entry) => Ok(Some(entry)),
             Seen::Absent => Ok(None),
-            Seen::Below(root) => self
+            Seen::Below(_) => self
                 .core
-                .find_in_base(tree, &root, key, |body| {
+                .find_in_base(&self.state.base, tree, key, |body| {
                     Entry::new(self, key, body.as_bytes().into())
                 })
                 .map_err(Some),
+        }
+    }
+
+    /// Shows the entry of a key where it stands, in a view that is registered.
+    pub(crate) fn read<R>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        see: impl FnOnce(EntryRef<'_>) -> R,
+    ) -> Result<Option<R>, Error> {
+        match newer(&self.state, tree, key, self.at).0 {
+            Newer::Found(Op::Put { body, .. }) => {
+                Ok(Some(see(self.entry_ref(key, BodyRef::trusted(&body)))))
+            }
+            Newer::Found(Op::Delete) => Ok(None),
+            Newer::Nothing => self.core.find_in_base(&self.state.base, tree, key, |body| {
+                see(self.entry_ref(key, body))
+            }),
         }
     }
 

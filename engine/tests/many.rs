@@ -50,9 +50,16 @@ fn get_many_answers_what_single_gets_do_from_memtable_cache_and_disk() {
         let singly: Vec<_> = wanted.iter().map(|key| tree.get(key).unwrap()).collect();
         assert!(singly.iter().any(Option::is_none) && singly.iter().any(Option::is_some));
         assert_eq!(tree.get_many(&wanted).unwrap(), singly);
+        let in_place = |entry: EntryRef<'_>| entry.value().unwrap().unwrap().into_owned();
+        let read = wanted.iter().map(|key| tree.read(key, in_place).unwrap());
+        assert_eq!(read.collect::<Vec<_>>(), singly);
         let snapshot = store.snapshot();
         tree.delete_range(&[], None).unwrap();
         assert_eq!(snapshot.get_many(&tree, &wanted).unwrap(), singly);
+        for (key, value) in wanted.iter().zip(&singly) {
+            assert_eq!(snapshot.get(&tree, key).unwrap(), *value);
+            assert_eq!(snapshot.read(&tree, key, in_place).unwrap(), *value);
+        }
         let deleted = 20_000_u64.div_ceil(11);
         assert_eq!(snapshot.count(&tree).unwrap(), 20_000 - deleted);
         assert!(tree.get_many(&wanted).unwrap().iter().all(Option::is_none));

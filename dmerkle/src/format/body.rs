@@ -81,30 +81,36 @@ impl<'a> BodyRef<'a> {
 
     /// Takes bytes that [`BodyRef::decode`] has accepted before (or [`BodyBuilder`] has made) and
     /// that nobody has touched since. On other bytes the accessors may panic.
+    #[inline]
     pub fn trusted(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
     /// The encoded bytes.
+    #[inline]
     pub fn as_bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
     /// The entry's meta.
+    #[inline]
     pub fn meta(&self) -> &'a [u8] {
         &self.bytes[3..3 + self.meta_len()]
     }
 
+    #[inline]
     fn meta_len(&self) -> usize {
         u16_at(self.bytes, 0).into()
     }
 
     /// How many parts.
+    #[inline]
     pub fn parts_len(&self) -> usize {
         self.bytes[2].into()
     }
 
     /// The parts in order.
+    #[inline]
     pub fn parts(&self) -> Parts<'a> {
         Parts {
             reader: Reader::new(&self.bytes[3 + self.meta_len()..], Structure::Body),
@@ -131,12 +137,14 @@ pub struct Parts<'a> {
 impl<'a> Iterator for Parts<'a> {
     type Item = PartRef<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<PartRef<'a>> {
         self.left = self.left.checked_sub(1)?;
         Some(decode_part(&mut self.reader).expect("the body was validated"))
     }
 }
 
+#[inline]
 fn decode_part<'a>(reader: &mut Reader<'a>) -> Result<PartRef<'a>, Corrupt> {
     match reader.u8()? {
         INLINE => {

@@ -13,6 +13,7 @@ pub struct Reader<'a> {
 macro_rules! field {
     ($(#[$doc:meta])* $name:ident, $ty:ty) => {
         $(#[$doc])*
+        #[inline]
         pub fn $name(&mut self) -> Result<$ty, Corrupt> {
             let bytes = self.take(size_of::<$ty>())?;
             Ok(<$ty>::from_le_bytes(bytes.try_into().expect("length was asked for")))
@@ -22,6 +23,7 @@ macro_rules! field {
 
 impl<'a> Reader<'a> {
     /// Reads `bytes` as part of a `structure`.
+    #[inline]
     pub fn new(bytes: &'a [u8], structure: Structure) -> Self {
         Self {
             bytes,
@@ -31,6 +33,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `length` bytes.
+    #[inline]
     pub fn take(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
         let rest = &self.bytes[self.at..];
         if length > rest.len() {
@@ -73,6 +76,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `length` bytes, which must be zero: padding that is checked.
+    #[inline]
     pub fn zeros(&mut self, length: usize) -> Result<(), Corrupt> {
         if self.take(length)?.iter().any(|&byte| byte != 0) {
             return Err(Corrupt::rule(self.structure, "padding is not zero"));
@@ -92,16 +96,19 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads a little-endian `u16` at `at`. The caller has validated the bounds.
+#[inline]
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
 /// Reads a little-endian `u32` at `at`. The caller has validated the bounds.
+#[inline]
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
 /// Reads a little-endian `u64` at `at`. The caller has validated the bounds.
+#[inline]
 pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

@@ -55,6 +55,7 @@ pub mod child {
 pub const CHILD_BYTES: usize = 72;
 
 /// The head of a key's suffix. Heads order as the suffixes do, except that equal heads say nothing.
+#[inline]
 pub fn head_of(suffix: &[u8]) -> u32 {
     if let Some(four) = suffix.first_chunk::<4>() {
         return u32::from_le_bytes(*four).swap_bytes();

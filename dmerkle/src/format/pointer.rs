@@ -38,6 +38,7 @@ impl Pointer {
     };
 
     /// Whether it points to nothing.
+    #[inline]
     pub fn is_none(&self) -> bool {
         self.block.is_none()
     }
@@ -55,6 +56,7 @@ impl Pointer {
     }
 
     /// Reads one pointer.
+    #[inline]
     pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
         let block = BlockId(reader.u64()?);
         let order = Order(reader.u8()?);

@@ -2,7 +2,9 @@
 
 use crate::data::Key;
 use crate::rival::{Change, Keep, Rival, Session, Setup};
-use engine::{Batch, Durability, NewEntry, Options, Store, Tree};
+use engine::{Batch, Durability, EntryRef, NewEntry, Options, Store, Tree};
+use std::borrow::Cow;
+use std::ops::ControlFlow;
 
 pub(crate) struct Ours {
     store: Store,
@@ -112,27 +114,38 @@ impl Session for &Ours {
             let value = self.tree.get_ref(key).expect("read");
             value.map(|value| see(&value)).is_some()
         } else {
-            let value = self.tree.get(key).expect("read");
-            value.map(|value| see(&value)).is_some()
+            let show = |entry: EntryRef<'_>| see(&value_of(entry));
+            self.tree.read(key, show).expect("read").is_some()
         }
     }
 
     fn get_many(&mut self, keys: &[Key], see: &mut dyn FnMut(usize, &[u8])) {
         let snapshot = self.store.snapshot();
         for (at, key) in keys.iter().enumerate() {
-            let value = snapshot.get(&self.tree, key).expect("read");
-            see(at, &value.expect("it is there"));
+            let show = |entry: EntryRef<'_>| see(at, &value_of(entry));
+            let found = snapshot.read(&self.tree, key, show).expect("read");
+            assert!(found.is_some(), "it is there");
         }
     }
 
     fn scan(&mut self, low: &[u8], limit: u64, see: &mut dyn FnMut(&[u8], &[u8])) -> u64 {
         let mut seen = 0;
-        for entry in self.tree.range(low, None).take(limit as usize) {
-            let entry = entry.expect("read");
-            let value = entry.part_shared(0).expect("read").expect("a value");
-            see(entry.key(), &value);
+        let show = |entry: EntryRef<'_>| {
+            see(entry.key(), &value_of(entry));
             seen += 1;
+            if seen == limit {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        if limit > 0 {
+            self.tree.visit(low, None, show).expect("read");
         }
         seen
     }
+}
+
+fn value_of(entry: EntryRef<'_>) -> Cow<'_, [u8]> {
+    entry.value().expect("read").expect("a value")
 }
