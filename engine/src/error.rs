@@ -1,6 +1,6 @@
 //! What can go wrong, each with the sentence that says what to do.
 
-use dmerkle::{Corrupt, Lsn};
+use dmerkle::{Corrupt, Lsn, Structure};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -111,6 +111,12 @@ impl Error {
             Some(inner) => Self::clone(inner),
             None => Self::io("reading a part")(error),
         }
+    }
+
+    /// Whether an allocation map is damaged: nothing can be written where it stands for, and what is
+    /// stored can be read all the same.
+    pub fn is_map_damage(&self) -> bool {
+        matches!(self, Self::Corrupt(corrupt) if corrupt.structure == Structure::Map)
     }
 
     /// Whether bytes of the disk are not what was written, or cannot be read: something that a

@@ -4,6 +4,7 @@
 //! A key of the original's for something that this node does not have is passed over, and said
 //! so: see [`Config::notices`].
 
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use serde::Deserialize;
 use crate::error::Error;
 use crate::hash::Q_MAX;
 use crate::text;
+
+/// Bytes of a configuration file, at most: a device or a store named by mistake is not read to its
+/// end.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What a node is told, with its defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +122,20 @@ impl Config {
             path: path.to_owned(),
             reason,
         };
-        let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        let mut text = String::new();
+        let read = std::fs::File::open(path).and_then(|file| {
+            let mut start = file.take(FILE_BYTES_MAX + 1);
+            start.read_to_string(&mut text)
+        });
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => fault("it is no text".to_owned()),
+            _ => fault(error.to_string()),
+        })?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(fault(format!(
+                "it is longer than {FILE_BYTES_MAX} bytes, and no configuration"
+            )));
+        }
         Self::parse(&text).map_err(fault)
     }
 
@@ -126,7 +144,7 @@ impl Config {
         let file: File = if text.trim_start().starts_with('{') {
             serde_json::from_str(text).map_err(|error| error.to_string())?
         } else {
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?
+            toml::from_str(text).map_err(|error| sentence(text, &error))?
         };
         Self::default().with(file)
     }
@@ -141,6 +159,9 @@ impl Config {
         }
         self.q = bounded("q", file.q.unwrap_or(self.q), 0, Q_MAX)?;
         self.directory = file.directory.unwrap_or(self.directory);
+        if self.directory.as_os_str().is_empty() {
+            return Err("directory is empty: name a folder, \".\" for this one".to_owned());
+        }
         self.listen = file.listen.unwrap_or(self.listen);
         self.text_port = file.text_port.unwrap_or(self.text_port);
         self.buffered_writes = file.buffered_writes.unwrap_or(self.buffered_writes);
@@ -178,6 +199,16 @@ impl Config {
             ));
         }
         Ok(self)
+    }
+}
+
+/// What the parser found, in one line: its own words draw a picture over several.
+fn sentence(text: &str, error: &toml::de::Error) -> String {
+    let what = error.message().replace('\n', ", ");
+    let start = error.span().and_then(|span| text.get(..span.start));
+    match start {
+        Some(before) => format!("line {}: {what}", before.matches('\n').count() + 1),
+        None => what,
     }
 }
 
@@ -242,18 +273,24 @@ mod tests {
             ("n = 3", "n must be 1"),
             ("q = 17", "q is 17, and must be from 0 to 16"),
             ("txet_port = 1", "unknown field `txet_port`"),
-            ("text_port = 70000", "text_port = 70000"),
-            ("text_port", "text_port"),
+            ("q = 6\ntext_port = 70000", "line 2: invalid value"),
+            ("text_port", "line 1: "),
+            ("log_size = \"64M\"", "line 1: invalid type: string \"64M\""),
+            ("directory = \"\"", "directory is empty"),
             ("{\"q\": \"six\"}", "line 1"),
             ("tombstone_days = 0", "tombstone_days is 0"),
             ("idle_seconds = 18446744073709551615", "idle_seconds"),
         ] {
             let refused = Config::parse(text).unwrap_err();
             assert!(refused.contains(reason), "{text}: {refused}");
+            assert!(!refused.contains('\n'), "{text}: {refused}");
         }
         let refused = Config::read(Path::new("/nowhere/at.all"))
             .unwrap_err()
             .to_string();
         assert!(refused.contains("/nowhere/at.all"), "{refused}");
+        // It has no end.
+        let refused = Config::read(Path::new("/dev/zero")).unwrap_err();
+        assert!(refused.to_string().contains("longer than"), "{refused}");
     }
 }

@@ -186,6 +186,22 @@ impl Error {
         }
     }
 
+    /// The control socket cannot take its place in the data folder.
+    pub(crate) fn control(path: &Path, source: io::Error) -> Self {
+        let hint = match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "; the node needs to write in its data folder"
+            }
+            io::ErrorKind::StorageFull => "; give the disk room",
+            _ => "",
+        };
+        Self::Listen {
+            address: path.display().to_string(),
+            source,
+            hint,
+        }
+    }
+
     /// An address that the system does not give.
     pub fn listen(address: &(impl ToString + ?Sized), source: io::Error) -> Self {
         let hint = match source.kind() {

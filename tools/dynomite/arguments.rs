@@ -37,7 +37,8 @@ pub enum Command {
     Status(Reporting),
     /// Stop the node cleanly and wait until it is gone
     Stop(Folder),
-    /// Write a consistent copy of the store to a new file, while it is in use
+    /// Write a consistent copy of the store to a new file, while it is in use. The node writes it,
+    /// and goes on if this command is interrupted
     Backup(Backup),
     /// Make a backup the store of a stopped node's empty folder
     Restore(Restore),

@@ -142,7 +142,10 @@ impl Sink {
             // As any new file: less what the caller's umask takes away.
             builder.permissions(Permissions::from_mode(0o666));
         }
-        let file = builder.tempfile_in(folder)?;
+        fs::metadata(folder)?;
+        // Its own words name a file that nobody has asked for.
+        let plain = |error: io::Error| io::Error::from(error.kind());
+        let file = builder.tempfile_in(folder).map_err(plain)?;
         Ok(Self::File { file, path, mode })
     }
 

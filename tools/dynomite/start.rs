@@ -211,6 +211,9 @@ fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
 /// Makes the data folder, for its owner alone. One that is there is taken as it is.
 fn folder(path: &Path) -> Result<(), Failure> {
     let name = format_args!("cannot use the data folder {}", path.display()).to_string();
+    if path.exists() && !path.is_dir() {
+        return Code::Refused.because(format_args!("{name}: it is no folder"));
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -317,6 +320,17 @@ fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// The name of a process's program, unless it has ended. One whose parent never asks after it, as in
+/// many containers, is named long after it was killed.
+fn program(process: &str) -> Option<Vec<u8>> {
+    let status = fs::read(format!("/proc/{process}/stat")).ok()?;
+    let start = status.iter().position(|byte| *byte == b'(')? + 1;
+    let end = status.iter().rposition(|byte| *byte == b')')?;
+    let state = status.get(end + 2)?;
+    let name = status.get(start..end)?;
+    (!b"ZX".contains(state)).then(|| name.to_owned())
+}
+
 /// The file with the process id, gone with the node. What is no such file is never written over.
 struct Pidfile {
     path: Option<PathBuf>,
@@ -358,12 +372,8 @@ impl Pidfile {
             ));
         };
         // The number may have gone to another program since.
-        let running = fs::read(format!("/proc/{pid}/comm"));
-        let own = fs::read("/proc/self/comm");
-        if pid != std::process::id()
-            && let (Ok(running), Ok(own)) = (running, own)
-            && running == own
-        {
+        let running = program(&pid.to_string());
+        if pid != std::process::id() && running.is_some() && running == program("self") {
             return Code::Local.because(format_args!(
                 "{name} belongs to process {pid}, a node that is running: {otherwise}"
             ));

@@ -100,6 +100,30 @@ fn a_folder_that_is_not_writable_is_named() {
 }
 
 #[test]
+fn a_folder_that_became_read_only_is_named_with_the_way_out() {
+    let folder = with_a_value();
+    let data = folder.path().join("data");
+    let mode = |mode| fs::set_permissions(&data, fs::Permissions::from_mode(mode)).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("dynomite");
+    fs::copy(PROGRAM, &program).unwrap();
+    let mut command = Command::new(program);
+    if is_root() {
+        for path in [&data, &data.join("store")] {
+            std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
+        }
+        command.uid(65_534).gid(65_534);
+    }
+    mode(0o555);
+    let arguments = ["start", "--data", "data", "--text-port", "0"];
+    let output = command.args(arguments).current_dir(folder.path()).output();
+    let way_out = "the node needs to write in its data folder";
+    assert_refused(&output.unwrap(), &arguments, 4, way_out);
+    mode(0o755);
+    assert_kept(folder.path());
+}
+
+#[test]
 fn a_foreign_file_is_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("data/store");
@@ -537,10 +561,18 @@ fn only_a_pidfile_of_a_node_that_is_gone_is_written_over() {
     assert_eq!(content(), Some(format!("{pid}\n")));
     refused(&format!("pid belongs to process {pid}"));
     assert_eq!(content(), Some(format!("{pid}\n")));
-    node.kill();
-    let node = Node::start_with(here, "data", &["-p", "pid"]);
-    node.stop();
+    // Killed, it keeps its name until its parent asks after it, which some never do.
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let since = std::time::Instant::now();
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    while !fs::read_to_string(&stat).unwrap().contains(") Z") {
+        assert!(since.elapsed().as_secs() < 20);
+    }
+    let heir = Node::start_with(here, "data", &["-p", "pid"]);
+    heir.stop();
     assert_eq!(content(), None);
+    node.kill();
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn what_is_wrong_is_said_in_a_sentence_with_its_code() {
         (
             &["start", "-d", "--data", "file"],
             4,
-            "cannot use the data folder file",
+            "cannot use the data folder file: it is no folder",
         ),
         (&["status"], 3, "no node is running on dynomite-data"),
         (

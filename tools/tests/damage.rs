@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::{Node, bytes, done, dynomite, refused};
+use engine::Geometry;
 use serde_json::Value;
 
 /// The long value in which bytes rot, and its key.
@@ -256,5 +257,43 @@ fn a_damaged_tree_is_named_and_harms_no_other_key() {
         6,
         "tree \"storage_",
     );
+    node.stop();
+}
+
+#[test]
+fn a_damaged_map_refuses_writes_names_no_key_and_is_healed_by_a_backup() {
+    let folder = loaded();
+    let here = folder.path();
+    let geometry = Geometry {
+        ring_bytes: 4 << 20,
+        ..Geometry::default()
+    };
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(here.join("data/store"))
+        .unwrap();
+    for copy in [0, 1] {
+        let place = geometry.map_offset(0, copy) + 100;
+        file.write_all_at(b"rot", place).unwrap();
+    }
+    let node = Node::start(here, "data");
+    let way_out = "what it holds can be read: make a backup";
+    for arguments in [
+        &["put", "new", "files/short", "--data", "data"][..],
+        &["put", "new", "files/middle", "--data", "data"],
+        &["del", KEY, "--data", "data"],
+    ] {
+        refused(here, arguments, 6, way_out);
+    }
+    // Nothing is wrong with the keys that could not be changed.
+    assert_eq!(node.status()["store"]["details"]["damaged_keys_known"], 0);
+    assert_eq!(load(here, &[])["equal"], 3);
+    done(here, &["backup", "copy", "--data", "data"]);
+    node.stop();
+    done(here, &["restore", "copy", "--data", "healed"]);
+    let node = Node::start(here, "healed");
+    done(here, &["put", "new", "files/middle", "--data", "healed"]);
+    let said = done(here, &["check", "--data", "healed"]);
+    assert!(said.contains("no damage"), "{said}");
     node.stop();
 }

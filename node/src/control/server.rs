@@ -57,8 +57,8 @@ impl Control {
             std::fs::rename(new, &path)?;
             Ok((listener, path, owner))
         };
-        let (listener, path, owner) = bind()
-            .map_err(|source: io::Error| Error::listen(&folder.join(SOCKET).display(), source))?;
+        let (listener, path, owner) =
+            bind().map_err(|source: io::Error| Error::control(&folder.join(SOCKET), source))?;
         let backing = Arc::new(backing);
         Ok(Self {
             listener,

@@ -10,7 +10,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,8 +28,8 @@ use crate::mediator::Mediator;
 use crate::statistics::Statistics;
 use crate::text::{LINGER, reply};
 
-/// Clients that are being refused at a time; more are dropped without a word, for they would
-/// hold descriptors that the node needs.
+/// Clients at a time that are refused with care, until they have read why. More are told and closed
+/// at once, for they would hold descriptors that the node needs.
 const REFUSALS_MAX: usize = 32;
 /// Connections that may wait to be accepted. With the usual 128 a burst overflows, and those
 /// turned away try again only after a second.
@@ -135,12 +135,19 @@ impl Server {
             statistics
                 .connections_refused
                 .fetch_add(1, Ordering::Relaxed);
+            let limit = shared.limits.connections;
+            let mut line = Vec::new();
+            reply::fail(
+                &mut line,
+                &format!("too many connections: {limit} are open"),
+            );
             if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
-                let limit = shared.limits.connections;
                 tasks.spawn(async move {
-                    refuse(stream, &format!("too many connections: {limit} are open")).await;
+                    refuse(stream, &line).await;
                     drop(place);
                 });
+            } else {
+                tell(stream, &line);
             }
         }
         drop(listener);
@@ -172,11 +179,19 @@ pub async fn reserve(host: &str, port: u16) -> Result<TcpSocket, Error> {
     Err(fault(last))
 }
 
+/// Says why and ends the connection at once. A connection just accepted has room for a line; only a
+/// client that has sent much already may miss it.
+fn tell(stream: TcpStream, line: &[u8]) {
+    // The runtime does not know yet that the socket can be written to, and would not try.
+    if let Ok(stream) = stream.into_std() {
+        let _ = (&stream).write(line);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+}
+
 /// Says why and ends the connection.
-async fn refuse(mut stream: TcpStream, reason: &str) {
-    let mut line = Vec::new();
-    reply::fail(&mut line, reason);
-    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(&line)).await {
+async fn refuse(mut stream: TcpStream, line: &[u8]) {
+    if let Ok(Ok(())) = timeout(LINGER, stream.write_all(line)).await {
         linger(stream).await;
     }
 }

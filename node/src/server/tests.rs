@@ -465,6 +465,19 @@ fn one_connection_too_many_is_told_so_and_the_others_go_on() {
 }
 
 #[test]
+fn every_one_of_a_crowd_past_the_limit_is_told_why() {
+    let node = Node::start(|config| config.max_connections = 1);
+    let mut one = node.connect();
+    assert!(one.get("k").is_none());
+    // They say nothing and stay, as a pool of connections does: no place of a refused one is free.
+    let mut crowd: Vec<_> = (0..100).map(|_| node.connect()).collect();
+    for refused in &mut crowd {
+        assert_eq!(refused.rest(), "fail too many connections: 1 are open\n");
+    }
+    assert!(one.get("k").is_none());
+}
+
+#[test]
 fn many_connections_are_served_at_once() {
     let node = Node::start(|_| {});
     let mut connections: Vec<_> = (0..450).map(|_| node.connect()).collect();

@@ -133,6 +133,12 @@ impl fmt::Display for StorageError {
                  is safe, and what came after may be lost, for the node runs with buffered_writes: \
                  mend the disk and start the node again"
             ),
+            Self::Engine(error) if error.is_map_damage() => write!(
+                f,
+                "damaged: the store does not know any more where it has room, so nothing was \
+                 changed ({error}); what it holds can be read: make a backup of it, and restore that \
+                 into a new folder"
+            ),
             Self::Engine(error) if error.is_damage() => write!(f, "damaged: {error}"),
             Self::Engine(error) => error.fmt(f),
             // A reply that begins with this word is known to clients: see `text`.
@@ -264,7 +270,8 @@ impl Storage {
 
     /// A fault of the tree under a key.
     fn fault_at(&self, key: &[u8], error: engine::Error) -> StorageError {
-        if !error.is_damage() {
+        // A write that finds no place says nothing of what the key has.
+        if !error.is_damage() || error.is_map_damage() {
             return self.fault(error);
         }
         self.note_damage(key, &format!("its tree: {error}"));
