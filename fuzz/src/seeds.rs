@@ -405,6 +405,7 @@ fn frames_of_control() -> Vec<Vec<u8>> {
         Answer::Progress,
         Answer::Failed {
             reason: "it could not".into(),
+            damage: true,
         },
         Answer::Status(Box::new(NodeStatus::default())),
         Answer::Hashes {

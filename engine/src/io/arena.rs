@@ -138,8 +138,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Without memory behind it: the bits alone.
+        /// Without memory behind it: the bits alone, which need no interpreter.
         #[test]
+        #[cfg_attr(miri, ignore = "thousands of steps")]
         fn no_page_has_two_owners_and_all_become_free_again(
             steps in prop::collection::vec((1_usize..=CHUNK_PAGES, any::<u8>()), 1..200),
         ) {
