@@ -355,8 +355,10 @@ impl Core {
                 && !self.directory.has_changes()
                 && !self.checkpointer.lock().is_running()
         };
+        // First, for a checkpoint may have to end early: what has joined waits for no other flush.
+        self.flush_log()?;
         if clean {
-            return self.flush_log();
+            return Ok(());
         }
         self.checkpoint_now().map(|_| ())
     }
