@@ -69,7 +69,7 @@ fn a_store_with_a_spoilt_node_opens_as_often_as_one_likes() {
         );
         assert_eq!(sound.count().unwrap(), u64::from(opening));
         let mut batch = Batch::new();
-        batch.put(&spoilt, b"k", &opening.to_le_bytes());
+        batch.put(&spoilt, b"k", opening.to_le_bytes());
         batch.put(&sound, &opening.to_le_bytes(), b"v");
         store.commit(batch, Durability::Durable).unwrap();
         drop((spoilt, sound));
