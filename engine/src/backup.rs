@@ -69,8 +69,8 @@ impl Store {
     /// The space of what the snapshot shows is not reused before this returns.
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<BackupReport, Error> {
         let path = path.as_ref();
-        let unfinished = Unfinished::claim(path, "making the copy's file")?;
-        let (report, copy) = self.copy_to(unfinished.path())?;
+        let mut unfinished = Unfinished::claim(path, "making the copy's file")?;
+        let (report, copy) = self.copy_to(&mut unfinished)?;
         unfinished.name(path, "naming the copy")?;
         // Locked until it has its name: another backup to this place must not take it for one that
         // was left behind.
@@ -90,8 +90,13 @@ impl Store {
     }
 
     /// Makes the copy. Whoever has what is given beside the report keeps it locked.
-    fn copy_to(&self, path: &Path) -> Result<(BackupReport, Arc<Core>), Error> {
-        let copy = Store::create_with(path, &self.copy_options(), Ring::Hole)?;
+    pub(crate) fn copy_to(
+        &self,
+        unfinished: &mut Unfinished,
+    ) -> Result<(BackupReport, Arc<Core>), Error> {
+        let copy = Store::create_with(unfinished.path(), &self.copy_options(), Ring::Hole)?;
+        unfinished.made();
+        let path = unfinished.path();
         let report = self.copy_into(&copy)?;
         let written = Arc::clone(copy.core());
         copy.close().map_err(of_copy)?;

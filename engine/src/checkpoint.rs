@@ -298,6 +298,8 @@ impl Checkpointer {
                         .flush()
                         .map_err(Error::io("flushing a checkpoint"))?;
                 }
+                // A flush of a leader's that failed meanwhile may have lost nodes and maps.
+                core.refuse_writes()?;
                 let superblock = running.superblock.take().expect("it was made before");
                 let slot = next_slot(self.slot, running.generation);
                 write_superblock(

@@ -136,7 +136,7 @@ impl Error {
                         libc::EUCLEAN,
                     ]
                     .map(Some)
-                    .contains(&source.raw_os_error())
+                    .contains(&os_code(source))
             }
             _ => false,
         }
@@ -146,10 +146,35 @@ impl Error {
 impl Error {
     /// An error of reading a block, which names the block.
     pub(crate) fn reading(what: &'static str, offset: u64) -> impl FnOnce(io::Error) -> Self {
-        move |source| {
-            let named = format!("at byte {offset}: {source}");
-            Self::io(what)(io::Error::new(source.kind(), named))
-        }
+        move |source| Self::io(what)(io::Error::new(source.kind(), AtByte { offset, source }))
+    }
+}
+
+/// An I/O error and where it was met. It keeps the system's code, which tells damage.
+#[derive(Debug)]
+struct AtByte {
+    offset: u64,
+    source: io::Error,
+}
+
+impl fmt::Display for AtByte {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at byte {}: {}", self.offset, self.source)
+    }
+}
+
+impl std::error::Error for AtByte {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// The system's code of an error, also of one that names its place.
+fn os_code(error: &io::Error) -> Option<i32> {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(AtByte { source, .. }) => source.raw_os_error(),
+        None => error.raw_os_error(),
     }
 }
 
@@ -232,5 +257,27 @@ impl std::error::Error for Error {
 impl From<Corrupt> for Error {
     fn from(corrupt: Corrupt) -> Self {
         Self::Corrupt(corrupt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The place was put beside the error, and the code, by which damage is known, was lost.
+    #[test]
+    fn a_block_that_the_disk_does_not_give_is_damage_wherever_it_is_named() {
+        for code in [libc::EIO, libc::ENODATA, libc::EBADMSG] {
+            let error = || io::Error::from_raw_os_error(code);
+            let named = Error::reading("reading a tree node", 4096)(error());
+            assert!(named.is_damage(), "{named}");
+            assert!(named.to_string().contains("at byte 4096: "), "{named}");
+            let streamed = Error::of_reader(io::Error::other(named));
+            assert!(streamed.is_damage(), "{streamed}");
+            assert!(Error::io("reading an extent")(error()).is_damage());
+            assert!(!Error::io("writing an extent")(error()).is_damage());
+        }
+        let many = io::Error::from_raw_os_error(libc::EMFILE);
+        assert!(!Error::reading("reading a tree node", 4096)(many).is_damage());
     }
 }

@@ -101,7 +101,11 @@ impl Core {
         drop(queue);
 
         let written = self.write_and_flush(&groups, writes, stamp, durable);
-        let fate = written.map_err(|error| self.poison(&error, durable));
+        // A flush of somebody else's that failed meanwhile may have lost what was written here, and
+        // the next one says OK.
+        let fate = written
+            .map_err(|error| self.poison(&error, durable))
+            .and_then(|()| self.refuse_writes());
 
         let mut queue = self.queue.lock();
         queue.writing = false;

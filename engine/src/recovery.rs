@@ -133,6 +133,8 @@ pub(crate) fn open(
         match core.checkpoint_now() {
             // On a full disk it waits for space, like any other.
             Ok(_) | Err(Error::DiskFull | Error::StoreFull) => {}
+            // What is sound is served, and a backup can be made.
+            Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
     }

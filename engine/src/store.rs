@@ -49,8 +49,9 @@ impl Store {
 
     pub(crate) fn create_with(path: &Path, options: &Options, ring: Ring) -> Result<Self, Error> {
         const DOING: &str = "creating the store's file";
-        let unfinished = Unfinished::claim(path, DOING)?;
+        let mut unfinished = Unfinished::claim(path, DOING)?;
         let disk = FileDisk::create(unfinished.path()).map_err(|error| open_error(error, DOING))?;
+        unfinished.made();
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let created_unix_s = now.map_or(0, |past| past.as_secs());
         creation::format_disk(&disk, &World::real(), options, created_unix_s, ring)?;
@@ -355,8 +356,10 @@ impl Core {
                 && !self.directory.has_changes()
                 && !self.checkpointer.lock().is_running()
         };
+        // First, for a checkpoint may have to end early: what has joined waits for no other flush.
+        self.flush_log()?;
         if clean {
-            return self.flush_log();
+            return Ok(());
         }
         self.checkpoint_now().map(|_| ())
     }

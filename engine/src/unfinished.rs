@@ -13,8 +13,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The place of a file that is not whole yet; what stands there is removed when this is dropped.
-pub(crate) struct Unfinished(PathBuf);
+/// The place of a file that is not whole yet; what was made there is removed when this is dropped.
+pub(crate) struct Unfinished {
+    path: PathBuf,
+    /// Whether what stands there is ours: two may have claimed the place, and one made the file.
+    made: bool,
+}
 
 impl Unfinished {
     /// Takes the place beside `path`, if nothing has that name yet.
@@ -31,22 +35,30 @@ impl Unfinished {
             Err(OpenError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(open_error(error, doing)),
         }
-        Ok(Self(unfinished))
+        Ok(Self {
+            path: unfinished,
+            made: false,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// The file was made here, and nobody else has made one.
+    pub(crate) fn made(&mut self) {
+        self.made = true;
     }
 
     /// Gives the file its name, durably, unless another file has it by now.
     pub(crate) fn name(self, path: &Path, doing: &'static str) -> Result<(), Error> {
-        match fs::hard_link(&self.0, path) {
+        match fs::hard_link(&self.path, path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(Error::Exists);
             }
             // A file system without links. There the look at the beginning has to do.
-            Err(_) => fs::rename(&self.0, path).map_err(Error::io(doing))?,
+            Err(_) => fs::rename(&self.path, path).map_err(Error::io(doing))?,
         }
         drop(self);
         sync_folder(path).map_err(Error::io(doing))
@@ -55,9 +67,12 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
+        if !self.made {
+            return;
+        }
         // Nothing to be done about an error here, and after a rename there is no such file.
-        let _ = fs::remove_file(&self.0);
-        let _ = fs::remove_file(beside(&self.0));
+        let _ = fs::remove_file(&self.path);
+        let _ = fs::remove_file(beside(&self.path));
     }
 }
 
@@ -83,4 +98,43 @@ fn sync_folder(path: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use crate::store::Store;
+
+    /// Whoever came too late took the file of the first along.
+    #[test]
+    fn of_two_who_claim_a_place_at_once_one_makes_its_file_in_peace() {
+        let folder = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = folder.path().join("store");
+        let mut first = Unfinished::claim(&path, "").unwrap();
+        let late = Unfinished::claim(&path, "").unwrap();
+        let file = FileDisk::create(first.path()).unwrap();
+        first.made();
+        assert!(FileDisk::create(late.path()).is_err());
+        drop(late);
+        first.name(&path, "").unwrap();
+        assert!(path.exists() && !beside(&path).exists());
+        drop(file);
+
+        // As long as a copy is made, nobody else's copy at its place begins, or ends it.
+        let options = Options {
+            log_bytes: 1 << 20,
+            ..Options::default()
+        };
+        let store = Store::create(folder.path().join("original"), &options).unwrap();
+        let path = folder.path().join("copy");
+        let mut first = Unfinished::claim(&path, "").unwrap();
+        let mut late = Unfinished::claim(&path, "").unwrap();
+        let file = FileDisk::create(first.path()).unwrap();
+        first.made();
+        assert!(store.copy_to(&mut late).is_err());
+        drop(late);
+        first.name(&path, "").unwrap();
+        drop(file);
+    }
 }

@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is the report")]
 
+mod common;
+
+use common::{Chance, MemoryDisk, tiny};
+use engine::world::World;
 use engine::{Batch, Difference, Durability, EntryRef, Options, Store, Tree};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 fn store(cache_bytes: u64) -> (TempDir, Store, Tree) {
@@ -149,5 +154,89 @@ fn the_diff_of_two_snapshots_is_what_changed_between_them() {
         let mut none = 0;
         after.diff(&tree, &after, &tree, |_| none += 1).unwrap();
         assert_eq!(none, 0);
+    }
+}
+
+/// Random operations, checkpoints that stand still between two steps, and snapshots of before.
+#[test]
+fn what_a_base_and_two_memtables_hold_is_shown_as_a_map_would() {
+    type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+    for seed in 0..60 {
+        let mut chance = Chance(seed);
+        let disk = Arc::new(MemoryDisk::default());
+        let options = Options {
+            memtable_bytes: 1 << 20,
+            ..tiny()
+        };
+        Store::format_on(disk.as_ref(), &World::real(), &options).unwrap();
+        let store = Store::open_on(disk, World::real(), &options).unwrap();
+        let tree = store.create_tree(b"t").unwrap();
+        // Neighbours, so that a key too many or too few would show.
+        store.create_tree(b"u").unwrap().put(b"", b"u").unwrap();
+        let draw = |chance: &mut Chance| {
+            let length = chance.below(4) as usize;
+            let mut key = || b"abcd"[chance.below(4) as usize];
+            (0..length).map(|_| key()).collect::<Vec<u8>>()
+        };
+        let mut model = Model::new();
+        let mut seen = Vec::new();
+        for _ in 0..150 {
+            let key = draw(&mut chance);
+            match chance.below(10) {
+                0..6 => {
+                    let long = chance.below(20) == 0;
+                    let size = if long { 1500 } else { chance.below(90) };
+                    let value = common::value(chance.next(), size as usize);
+                    tree.put(&key, &value).unwrap();
+                    model.insert(key, value);
+                }
+                6 | 7 => {
+                    tree.delete(&key).unwrap();
+                    model.remove(&key);
+                }
+                8 => drop(store.step().unwrap()),
+                _ => seen.push((store.snapshot(), model.clone())),
+            }
+            if chance.below(40) == 0 {
+                store.checkpoint().unwrap();
+            }
+        }
+        seen.push((store.snapshot(), model));
+        for (snapshot, model) in &seen {
+            for _ in 0..8 {
+                let (low, high) = (draw(&mut chance), draw(&mut chance));
+                let high = (chance.below(4) > 0).then_some(high);
+                let inside =
+                    |key: &[u8]| key >= &low[..] && high.as_deref().is_none_or(|h| key < h);
+                let mut visited = Vec::new();
+                let show = |entry: EntryRef<'_>| {
+                    let value = entry.value().unwrap().unwrap().into_owned();
+                    visited.push((entry.key().to_vec(), value));
+                    ControlFlow::Continue(())
+                };
+                snapshot.visit(&tree, &low, high.as_deref(), show).unwrap();
+                let expected = model.iter().filter(|(key, _)| inside(key));
+                let expected: Vec<_> = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
+                assert_eq!(visited, expected, "seed {seed}, {low:?} to {high:?}");
+                let wanted: Vec<Vec<u8>> = (0..10).map(|_| draw(&mut chance)).collect();
+                let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+                let got = snapshot.get_many(&tree, &wanted).unwrap();
+                let values: Vec<_> = wanted.iter().map(|key| model.get(*key).cloned()).collect();
+                assert_eq!(got, values, "seed {seed}");
+            }
+        }
+        let (first, last) = (&seen[0], &seen[seen.len() - 1]);
+        let mut found = Vec::new();
+        let visit = |difference: Difference| found.push(difference.key);
+        first.0.diff(&tree, &last.0, &tree, visit).unwrap();
+        let keys = first.1.keys().chain(last.1.keys());
+        let mut differ: Vec<_> = keys
+            .filter(|k| first.1.get(*k) != last.1.get(*k))
+            .cloned()
+            .collect();
+        differ.sort();
+        differ.dedup();
+        found.sort();
+        assert_eq!(found, differ, "seed {seed}");
     }
 }

@@ -117,6 +117,10 @@ impl FileDisk {
         }
         let cached = OpenOptions::new().read(true).write(writable).open(path)?;
         lock(&cached, writable)?;
+        if cached.metadata()?.nlink() == 0 {
+            // As above: what is written to it would be nobody's.
+            return Err(OpenError::Locked);
+        }
         let disk = Self::on(path, cached, writable)?;
         if writable {
             disk.settle(path)?;

@@ -108,6 +108,10 @@ impl Connection<'_> {
             }
             if self.commands != commands {
                 began = None;
+                if *self.stop.borrow() {
+                    // Who always has the next one begun must not hold the node up.
+                    return End::Gently;
+                }
             }
             began = self.parser.in_command().then(|| {
                 let (since, bytes) =

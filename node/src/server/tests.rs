@@ -623,6 +623,28 @@ fn a_stop_does_not_wait_for_a_client_that_rests_in_a_put() {
     assert!(storage.entry(b"k").unwrap().is_none());
 }
 
+/// Each command came with the beginning of the next, and the connection went on for ever.
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_always_has_begun_the_next_command() {
+    let mut node = Node::start(|_| {});
+    let mut busy = node.connect();
+    busy.send(b"has 1 k\nhas 1");
+    assert_eq!(busy.line(), "no 1\n");
+    let asking = std::thread::spawn(move || {
+        for _ in 0..500 {
+            std::thread::sleep(Duration::from_millis(10));
+            let mut reply = [0; 64];
+            let sent = busy.0.write_all(b" k\nhas 1");
+            if sent.is_err() || !matches!(busy.0.read(&mut reply), Ok(1..)) {
+                return true;
+            }
+        }
+        false
+    });
+    node.stop();
+    assert!(asking.join().unwrap(), "the connection was ended");
+}
+
 #[test]
 fn a_context_that_somebody_made_up_is_refused_and_leaves_no_trace() {
     use crate::version::{Context, Dot, NodeId, VersionVector};

@@ -39,8 +39,8 @@ struct Known {
     /// Each key, when it was found, and how it is damaged.
     keys: HashMap<Vec<u8>, (Moment, String)>,
     found: u64,
-    /// There were more than fit.
-    more: bool,
+    /// When more was found than fits, last.
+    more: Option<Moment>,
     /// What was told that is no key's, the first of it.
     told: HashSet<String>,
 }
@@ -68,7 +68,7 @@ impl Damage {
             known.keys.insert(key.to_vec(), (now, fault.to_owned()));
             return Some(format!("damage: key {}: {fault}", shown(key)));
         }
-        let first = !std::mem::replace(&mut known.more, true);
+        let first = known.more.replace(now).is_none();
         first.then(|| format!("more than {KEYS_MAX} keys are damaged: no more are named here"))
     }
 
@@ -90,7 +90,7 @@ impl Damage {
     pub(super) fn settle(&self, since: Moment) {
         let known = &mut *self.0.lock();
         known.keys.retain(|_, (when, _)| *when > since);
-        known.more = false;
+        known.more = known.more.filter(|when| *when > since);
     }
 
     /// Whether the kept hash of a key's value counts.
@@ -98,7 +98,7 @@ impl Damage {
         let known = &*self.0.lock();
         if let Some((_, fault)) = known.keys.get(key) {
             Trust::Damaged(fault.clone())
-        } else if known.more {
+        } else if known.more.is_some() {
             Trust::Unknown
         } else {
             Trust::Kept
@@ -192,6 +192,24 @@ mod tests {
         assert!(note(KEYS_MAX + 1).is_none());
         assert_eq!(damage.trust(b"other"), Trust::Unknown);
         assert_eq!(damage.keys(), KEYS_MAX);
+    }
+
+    /// Keys that were healed behind the node's back kept the places of those that the check found.
+    #[test]
+    fn a_check_that_finds_more_than_fits_lets_nothing_be_believed_unread() {
+        let damage = Damage::default();
+        for key in 0..KEYS_MAX {
+            damage.note(&key.to_le_bytes(), "");
+        }
+        let since = damage.moment();
+        damage.note(b"new", "");
+        damage.settle(since);
+        assert_eq!(damage.trust(b"new"), Trust::Unknown);
+        let since = damage.moment();
+        damage.note(b"new", "");
+        damage.settle(since);
+        assert!(matches!(damage.trust(b"new"), Trust::Damaged(_)));
+        assert_eq!(damage.trust(b"other"), Trust::Kept);
     }
 
     #[test]

@@ -1,0 +1,78 @@
+//! Goal: a node that cannot be read keeps checkpoints from ending, and takes nothing else along:
+//! what is acknowledged stays, what is sound is served, openings go on.
+//! Method: one leaf of a tree is spoilt on a disk in memory, and written to.
+
+#![expect(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod common;
+
+use common::{MemoryDisk, tiny, value};
+use engine::io::Disk;
+use engine::world::World;
+use engine::{Batch, Durability, Geometry, Store};
+use std::sync::Arc;
+
+/// A store with one leaf, which is spoilt.
+fn spoilt() -> Arc<MemoryDisk> {
+    let disk = Arc::new(MemoryDisk::default());
+    Store::format_on(disk.as_ref(), &World::real(), &tiny()).unwrap();
+    let store = open(&disk);
+    store.create_tree(b"sound").unwrap();
+    let tree = store.create_tree(b"spoilt").unwrap();
+    tree.put(b"k", &value(1, 100)).unwrap();
+    store.checkpoint().unwrap();
+    drop((tree, store));
+    let mut bytes = vec![0; usize::try_from(disk.size().unwrap()).unwrap()];
+    disk.read(0, &mut bytes).unwrap();
+    let data = usize::try_from(Geometry::tiny().file_bytes(0)).unwrap();
+    let leaf = bytes[data..]
+        .windows(100)
+        .position(|window| window == value(1, 100));
+    let at = data + leaf.unwrap();
+    disk.write(at as u64, &[bytes[at] ^ 1]).unwrap();
+    disk
+}
+
+fn open(disk: &Arc<MemoryDisk>) -> Store {
+    Store::open_on(disk.clone(), World::real(), &tiny()).unwrap()
+}
+
+fn buffered(store: &Store, tree: &[u8], key: &[u8]) {
+    let mut batch = Batch::new();
+    batch.put(&store.tree(tree).unwrap(), key, b"v");
+    store.commit(batch, Durability::Buffered).unwrap();
+}
+
+/// The close went back to the checkpoint that had failed, and flushed nothing newer.
+#[test]
+fn a_close_that_cannot_checkpoint_loses_no_buffered_commit() {
+    let disk = spoilt();
+    let store = open(&disk);
+    buffered(&store, b"spoilt", b"k");
+    assert!(store.checkpoint().unwrap_err().is_damage());
+    buffered(&store, b"sound", b"k");
+    assert!(store.close().unwrap_err().is_damage());
+    let store = open(&disk);
+    assert!(store.tree(b"spoilt").unwrap().get(b"k").unwrap().is_some());
+    assert!(store.tree(b"sound").unwrap().get(b"k").unwrap().is_some());
+}
+
+/// Past some openings each one began with a checkpoint that had to end.
+#[test]
+fn a_store_with_a_spoilt_node_opens_as_often_as_one_likes() {
+    let disk = spoilt();
+    for opening in 0..16_u32 {
+        let store = open(&disk);
+        let (spoilt, sound) = (
+            store.tree(b"spoilt").unwrap(),
+            store.tree(b"sound").unwrap(),
+        );
+        assert_eq!(sound.count().unwrap(), u64::from(opening));
+        let mut batch = Batch::new();
+        batch.put(&spoilt, b"k", opening.to_le_bytes());
+        batch.put(&sound, &opening.to_le_bytes(), b"v");
+        store.commit(batch, Durability::Durable).unwrap();
+        drop((spoilt, sound));
+        store.abandon();
+    }
+}
