@@ -26,10 +26,11 @@ use dmerkle::format::catalog::{CatalogEntry, tree_of_key};
 use dmerkle::format::region_table::{RegionRow, decode_region_table, table_bytes};
 use dmerkle::format::superblock::{EARLIER_MAX, Slot, Superblock};
 use dmerkle::recover::{
-    Choice, CopyFault, NotAStore, ReadAt, ScanInput, Superblocks, choose, read_superblocks,
+    Choice, CopyFault, NotAStore, ReadAt, Scan, ScanInput, Superblocks, Tail, choose,
+    read_superblocks,
 };
 use dmerkle::tree::Root;
-use dmerkle::{Corrupt, Geometry, Incarnation, OpeningId, Place, Structure, TreeId};
+use dmerkle::{Corrupt, Geometry, Incarnation, Lsn, OpeningId, Place, Structure, TreeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ pub(crate) fn open(
         directory,
         checkpointer,
         read_only,
-        mended: mended(&faults, &choice),
+        mended: mended(&faults, &choice, options.accept_loss, &replayed.scan),
     });
     if crowded && !read_only {
         // Each opening since the last checkpoint is named in the superblock: make room for more.
@@ -154,7 +155,7 @@ fn back_ring(disk: &dyn Disk, geometry: &Geometry) -> Result<(), Error> {
 }
 
 /// Which copies of the superblocks were damaged: sentences.
-fn mended(faults: &Faults, choice: &Choice) -> Vec<String> {
+fn mended(faults: &Faults, choice: &Choice, accept_loss: Option<Lsn>, scan: &Scan) -> Vec<String> {
     let sentence = |(copy, fault): (usize, &Option<CopyFault>)| {
         let fault = fault.as_ref()?;
         let (of, from) = (Slot::of_copy(copy), choice.slot);
@@ -169,7 +170,14 @@ fn mended(faults: &Faults, choice: &Choice) -> Vec<String> {
             choice.superblock.generation
         ))
     };
-    faults.iter().enumerate().filter_map(sentence).collect()
+    let log = accept_loss.map(|given_up| match scan.tail {
+        Tail::Torn { at } if at == given_up => format!(
+            "the loss of everything from LSN {given_up} on was accepted: the log was cut off there"
+        ),
+        _ => format!("no loss was to be accepted at LSN {given_up}: nothing was cut off"),
+    });
+    let superblocks = faults.iter().enumerate().filter_map(sentence);
+    superblocks.chain(log).collect()
 }
 
 /// What is wrong with each copy of the superblocks.

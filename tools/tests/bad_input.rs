@@ -277,7 +277,8 @@ fn damage_in_the_log_is_given_up_only_when_told_so() {
     let (_, told) = said.split_once("--accept-loss ").expect(&said);
     let told: String = told.chars().take_while(char::is_ascii_digit).collect();
     assert_eq!(told, block.to_string());
-    let node = Node::start_with(folder.path(), "data", &["--accept-loss", &told]);
+    let arguments = ["--accept-loss", &told, "--log", "said"];
+    let node = Node::start_with(folder.path(), "data", &arguments);
     assert_eq!(
         done(folder.path(), &["get", "first", "--data", "data"]),
         "1"
@@ -285,6 +286,9 @@ fn damage_in_the_log_is_given_up_only_when_told_so() {
     let arguments = ["get", "second", "--data", "data"];
     refused(folder.path(), &arguments, 1, "there is no key \"second\"");
     node.stop();
+    let log = std::fs::read_to_string(folder.path().join("said/dynomite.log")).unwrap();
+    let given_up = format!("the loss of everything from LSN {told} on was accepted");
+    assert!(log.contains(&given_up), "{log}");
 }
 
 #[test]

@@ -86,11 +86,19 @@ pub fn read_superblocks(read: &dyn ReadAt) -> Result<Superblocks, NotAStore> {
     let mut copy = |index: usize| {
         let mut bytes = [0; SUPERBLOCK_BYTES];
         let offset = SUPERBLOCK_OFFSETS[index];
-        let past_end = read.len() < offset + SUPERBLOCK_BYTES as u64;
-        if past_end || read.read_at(offset, &mut bytes).is_err() {
-            // A sector of the file that cannot be read may hold a store; one past its end cannot.
-            blank &= past_end;
-            magic |= !past_end;
+        let in_file = read.len().saturating_sub(offset);
+        let in_file =
+            usize::try_from(in_file).map_or(SUPERBLOCK_BYTES, |n| n.min(SUPERBLOCK_BYTES));
+        if in_file > 0 && read.read_at(offset, &mut bytes[..in_file]).is_err() {
+            // A sector that cannot be read may hold a store.
+            blank = false;
+            magic = true;
+            return Err(CopyFault::Unreadable);
+        }
+        if in_file < SUPERBLOCK_BYTES {
+            // What is past the file's end is none; what stands before it may be another file's.
+            blank &= bytes.iter().all(|&byte| byte == 0);
+            magic |= has_magic(&bytes);
             return Err(CopyFault::Unreadable);
         }
         blank &= bytes.iter().all(|&byte| byte == 0);
@@ -217,3 +225,34 @@ impl fmt::Display for Refusal {
 }
 
 impl core::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recover::Unreadable;
+
+    struct File<'a>(&'a [u8]);
+
+    impl ReadAt for File<'_> {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Unreadable> {
+            let from = usize::try_from(offset).map_err(|_| Unreadable)?;
+            let bytes = self.0.get(from..from + buf.len()).ok_or(Unreadable)?;
+            buf.copy_from_slice(bytes);
+            Ok(())
+        }
+
+        fn len(&self) -> u64 {
+            self.0.len() as u64
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_a_superblock_is_judged_by_what_it_has() {
+        let judge = |bytes: &[u8]| read_superblocks(&File(bytes)).map(|_| ()).unwrap_err();
+        assert_eq!(judge(b""), NotAStore::Blank);
+        assert_eq!(judge(&[0; 100]), NotAStore::Blank);
+        assert_eq!(judge(b"a text"), NotAStore::Foreign);
+        assert_eq!(judge(&[7; SUPERBLOCK_BYTES - 1]), NotAStore::Foreign);
+        assert_eq!(judge(&vec![7; 100_000]), NotAStore::Foreign);
+    }
+}
