@@ -338,6 +338,9 @@ impl Superblock {
             {
                 return field("earlier", self.incarnation.0, earlier.incarnation.0);
             }
+            if earlier.start > LSN_MAX {
+                return field("earlier", LSN_MAX.0, earlier.start.0);
+            }
             last = earlier.incarnation;
         }
         if table.copy > 1 {
@@ -503,6 +506,23 @@ pub(crate) mod tests {
                 ..
             }
         ));
+    }
+
+    /// Where the log would go on behind it is no number.
+    #[test]
+    fn an_incarnation_that_began_past_the_last_lsn_is_refused() {
+        let began_at = |start| {
+            let mut superblock = sample(Geometry::tiny());
+            superblock.earlier = vec![IncarnationStart {
+                incarnation: Incarnation(1),
+                opening: OpeningId(5),
+                start,
+            }];
+            Superblock::decode(&superblock.encode(Slot::A)).map(|_| ())
+        };
+        assert_eq!(began_at(LSN_MAX), Ok(()));
+        assert!(began_at(Lsn(LSN_MAX.0 + 1)).is_err());
+        assert!(began_at(Lsn(u64::MAX)).is_err());
     }
 
     proptest! {
