@@ -5,6 +5,9 @@
 //! thousands of schedules, each of them repeatable (`sync/tests.rs`). The engine's own code
 //! is the same in both builds; only this module differs.
 //!
+//! Not scheduled are the skip list of a memtable, the node cache (both are libraries'), counters that
+//! decide nothing, and what meets the kernel in `io`: of these the schedules say nothing.
+//!
 //! Two differences are wanted. A wait with a time limit never ends by itself there: a wake-up that
 //! is forgotten is a deadlock, however soon a timer would have hidden it. And a published state is
 //! loaded and stored at points of the schedule, as if it were a lock.
