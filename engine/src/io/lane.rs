@@ -4,7 +4,8 @@
 //!
 //! Invariants:
 //! - While the kernel may read a buffer, its flight stands in a slot of the lane, which holds the
-//!   buffer; nobody writes to a shared buffer. If the ring fails, such buffers are leaked.
+//!   buffer; nobody writes to a shared buffer. If the ring fails, what the kernel has taken is
+//!   waited for, and what it has not, it never gets.
 //! - A lane that is idle has no flight.
 //! - [`Writes`] is dropped only with nothing under way.
 
