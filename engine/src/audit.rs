@@ -68,7 +68,7 @@ impl Store {
             }
         }
         for table in state.memtables() {
-            let newer = table.drain_order().flat_map(|(_, ops)| ops);
+            let newer = table.places().flat_map(|place| table.versions(place));
             let geometry = &core.identity.geometry;
             let named = newer.flat_map(|op| op.runs(geometry).collect::<Vec<_>>());
             owners.extend(named.map(|run| (run, Owner::Logged)));

@@ -2,6 +2,9 @@
 
 use crate::extents::Written;
 use crate::write::Changes;
+use dmerkle::TreeId;
+use dmerkle::format::body::INLINE_ALWAYS_BYTES;
+use std::ops::Range;
 
 /// A part of an entry to be written.
 #[derive(Debug)]
@@ -78,7 +81,26 @@ impl Change<'_> {
 /// last one counts.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(crate) changes: Changes<'static>,
+    /// Keys and short values, one behind the other.
+    bytes: Vec<u8>,
+    planned: Vec<Planned>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    tree: TreeId,
+    key: Range<usize>,
+    plan: Plan,
+}
+
+#[derive(Debug)]
+enum Plan {
+    /// A plain value, this part of the batch's bytes.
+    Short(Range<usize>),
+    /// A plain value.
+    Long(Vec<u8>),
+    Entry(NewEntry),
+    Delete,
 }
 
 impl Batch {
@@ -88,31 +110,65 @@ impl Batch {
     }
 
     /// Puts a plain value.
-    pub fn put(&mut self, tree: &crate::Tree, key: &[u8], value: impl Into<Vec<u8>>) -> &mut Self {
-        self.put_entry(tree, key, NewEntry::plain(value))
+    pub fn put(
+        &mut self,
+        tree: &crate::Tree,
+        key: &[u8],
+        value: impl AsRef<[u8]> + Into<Vec<u8>>,
+    ) -> &mut Self {
+        let plan = if value.as_ref().len() > INLINE_ALWAYS_BYTES {
+            Plan::Long(value.into())
+        } else {
+            Plan::Short(self.keep(value.as_ref()))
+        };
+        self.plan(tree, key, plan)
     }
 
     /// Puts an entry.
     pub fn put_entry(&mut self, tree: &crate::Tree, key: &[u8], entry: NewEntry) -> &mut Self {
-        self.changes
-            .push((tree.id(), key.to_vec().into(), Change::Put(entry)));
-        self
+        self.plan(tree, key, Plan::Entry(entry))
     }
 
     /// Deletes a key; one that is not there is no error.
     pub fn delete(&mut self, tree: &crate::Tree, key: &[u8]) -> &mut Self {
-        self.changes
-            .push((tree.id(), key.to_vec().into(), Change::Delete));
+        self.plan(tree, key, Plan::Delete)
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    fn plan(&mut self, tree: &crate::Tree, key: &[u8], plan: Plan) -> &mut Self {
+        let key = self.keep(key);
+        let tree = tree.id();
+        self.planned.push(Planned { tree, key, plan });
         self
+    }
+
+    /// What is to be done, in the order of the calls. Takes the entries out.
+    pub(crate) fn changes(&mut self) -> Changes<'_> {
+        let bytes = &self.bytes;
+        let changes = self.planned.iter_mut().map(|planned| {
+            let change = match &mut planned.plan {
+                Plan::Short(value) => Change::PutPlain(&bytes[value.clone()]),
+                Plan::Long(value) => Change::PutPlain(value),
+                Plan::Entry(entry) => Change::Put(std::mem::take(entry)),
+                Plan::Delete => Change::Delete,
+            };
+            (planned.tree, &bytes[planned.key.clone()], change)
+        });
+        changes.collect()
     }
 
     /// How many changes.
     pub fn len(&self) -> usize {
-        self.changes.len()
+        self.planned.len()
     }
 
     /// Whether there is no change.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.planned.is_empty()
     }
 }

@@ -20,7 +20,7 @@ use crate::core::{Core, Frozen};
 use crate::error::Error;
 use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
-use crate::memtable::{Op, split_key};
+use crate::memtable::{Drain, Held};
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
 use dmerkle::format::catalog::{CatalogEntry, catalog_key};
@@ -61,17 +61,54 @@ pub(crate) struct Checkpointer {
     running: Option<Box<Running>>,
 }
 
-/// A key without the id of its tree in front.
-pub(crate) struct KeyOf(Box<[u8]>);
+/// A key or a body: in the frozen memtable, or made by the checkpoint.
+enum Bytes {
+    Frozen(Held),
+    Own(Vec<u8>),
+}
 
-impl AsRef<[u8]> for KeyOf {
+impl AsRef<[u8]> for Bytes {
     fn as_ref(&self) -> &[u8] {
-        split_key(&self.0).1
+        match self {
+            Self::Frozen(held) => held.as_ref(),
+            Self::Own(bytes) => bytes,
+        }
     }
 }
 
-type Ops = Vec<TreeOp<KeyOf, Arc<[u8]>>>;
-type Applying = Apply<std::vec::IntoIter<TreeOp<KeyOf, Arc<[u8]>>>, KeyOf, Arc<[u8]>, AlignedBuf>;
+/// What is to be applied to one tree.
+enum Ops {
+    /// What the frozen memtable has for it, one by one as it is applied.
+    Frozen(Drain),
+    Listed(std::vec::IntoIter<TreeOp<Bytes, Bytes>>),
+}
+
+impl Iterator for Ops {
+    type Item = TreeOp<Bytes, Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let drain = match self {
+            Self::Frozen(drain) => drain,
+            Self::Listed(ops) => return ops.next(),
+        };
+        let (key, put) = drain.next()?;
+        let (change, fingerprint) = match put {
+            Some((body, fingerprint)) => {
+                let wrong = Sum(u128::from(planted::has(Bug::SumWrong)));
+                let change = Change::Put(Bytes::Frozen(body));
+                (change, Some(fingerprint.plus(wrong)))
+            }
+            None => (Change::Delete, None),
+        };
+        Some(TreeOp {
+            key: Bytes::Frozen(key),
+            change,
+            fingerprint,
+        })
+    }
+}
+
+type Applying = Apply<Ops, Bytes, Bytes, AlignedBuf>;
 
 enum Phase {
     Trees,
@@ -193,28 +230,16 @@ impl Checkpointer {
         let geometry = &core.identity.geometry;
         let mut todo: VecDeque<(TreeId, Ops)> = VecDeque::new();
         let mut named = Vec::new();
-        let mut superseded = frozen.memtable.superseded();
-        for (full, versions) in frozen.memtable.drain_order() {
-            let (tree, _) = split_key(&full);
+        let table = &frozen.memtable;
+        let mut superseded = table.superseded();
+        for place in table.places() {
+            let tree = table.key(place).tree;
             if todo.back().is_none_or(|(last, _)| *last != tree) {
-                todo.push_back((tree, Vec::new()));
+                todo.push_back((tree, Ops::Frozen(Drain::new(table, tree))));
             }
-            let mut versions = versions.into_iter();
-            let newest = versions.next().expect("a chain is never empty");
-            named.extend(newest.runs(geometry));
-            superseded.extend(versions.flat_map(|op| op.runs(geometry).collect::<Vec<_>>()));
-            let (change, fingerprint) = match newest {
-                Op::Put { body, fingerprint } => {
-                    let wrong = Sum(u128::from(planted::has(Bug::SumWrong)));
-                    (Change::Put(body), Some(fingerprint.plus(wrong)))
-                }
-                Op::Delete => (Change::Delete, None),
-            };
-            todo.back_mut().expect("it was pushed").1.push(TreeOp {
-                key: KeyOf(full),
-                change,
-                fingerprint,
-            });
+            let mut versions = table.versions(place);
+            named.extend(versions.next().into_iter().flat_map(|op| op.runs(geometry)));
+            superseded.extend(versions.flat_map(|op| op.runs(geometry)));
         }
         let base = Arc::clone(&core.state.load().base);
         self.running = Some(Box::new(Running {
@@ -407,8 +432,8 @@ impl Running {
             let keys = core.first_keys(tree, &root, left)?;
             left -= keys.len();
             if !keys.is_empty() {
-                let ops = keys.iter().map(|key| delete_op(tree, key)).collect();
-                self.todo.push_back((tree, ops));
+                let ops: Vec<_> = keys.into_iter().map(delete_op).collect();
+                self.todo.push_back((tree, Ops::Listed(ops.into_iter())));
             }
             if left == 0 {
                 break;
@@ -442,7 +467,7 @@ impl Running {
             self.catalog.remove(&tree);
             self.trees.remove(&tree);
         }
-        let mut ops = Ops::new();
+        let mut ops = Vec::new();
         let ids: std::collections::BTreeSet<TreeId> =
             before.keys().chain(self.catalog.keys()).copied().collect();
         for tree in ids {
@@ -450,14 +475,15 @@ impl Running {
             match self.catalog.get(&tree) {
                 Some(entry) if before.get(&tree) == Some(entry) => {}
                 Some(entry) => ops.push(TreeOp {
-                    key: key_in(TreeId::CATALOG, &key),
-                    change: Change::Put(entry.to_body().into()),
+                    key: Bytes::Own(key.to_vec()),
+                    change: Change::Put(Bytes::Own(entry.to_body())),
                     fingerprint: None,
                 }),
-                None => ops.push(delete_op(TreeId::CATALOG, &key)),
+                None => ops.push(delete_op(key.to_vec())),
             }
         }
         if !ops.is_empty() {
+            let ops = Ops::Listed(ops.into_iter());
             self.todo.push_back((TreeId::CATALOG, ops));
         }
     }
@@ -565,13 +591,9 @@ impl Running {
     }
 }
 
-fn key_in(tree: TreeId, key: &[u8]) -> KeyOf {
-    KeyOf(crate::memtable::full_key(tree, key).into())
-}
-
-fn delete_op(tree: TreeId, key: &[u8]) -> TreeOp<KeyOf, Arc<[u8]>> {
+fn delete_op(key: Vec<u8>) -> TreeOp<Bytes, Bytes> {
     TreeOp {
-        key: key_in(tree, key),
+        key: Bytes::Own(key),
         change: Change::Delete,
         fingerprint: None,
     }

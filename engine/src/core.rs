@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpointer, Retired};
 use crate::directory::{Changes, Directory};
 use crate::error::Error;
 use crate::io::{Disk, IoPool, Writes};
-use crate::memtable::{Memtable, Op};
+use crate::memtable::{Key, Memtable, OpRef};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
 use crate::planted::{Race, races};
@@ -24,8 +24,9 @@ use crate::turnover::Turnover;
 use crate::world::World;
 use dmerkle::fingerprint::FingerprintKey;
 use dmerkle::format::body::BodyRef;
-use dmerkle::{Geometry, Incarnation, Lsn, OpeningId, TreeId};
+use dmerkle::{Geometry, Incarnation, Lsn, OpeningId, Sum, TreeId};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,8 +66,18 @@ pub(crate) enum TreeChange {
 
 /// "This key has not changed since that LSN."
 pub(crate) struct Condition {
-    pub(crate) full: Vec<u8>,
+    pub(crate) tree: TreeId,
+    pub(crate) key: Vec<u8>,
     pub(crate) since: Lsn,
+}
+
+/// An operation of an encoded batch: where its key and its body stand there.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) tree: TreeId,
+    pub(crate) key: Range<usize>,
+    /// None for a deletion. With the entry's fingerprint.
+    pub(crate) body: Option<(Range<usize>, Sum)>,
 }
 
 /// A batch, ready to join: everything slow is done.
@@ -75,7 +86,7 @@ pub(crate) struct Prepared {
     /// The encoded batch.
     pub(crate) record: Vec<u8>,
     /// Its operations, sorted by key, each key once.
-    pub(crate) ops: Vec<(Box<[u8]>, Op)>,
+    pub(crate) ops: Vec<Staged>,
     pub(crate) trees: Option<TreeChange>,
     pub(crate) condition: Option<Condition>,
     /// Bytes of the extents that were written for it.
@@ -89,10 +100,25 @@ impl Prepared {
     fn only_deletes(&self) -> bool {
         let creates = matches!(self.trees, Some(TreeChange::Create { .. }));
         !creates
-            && self.ops.iter().all(|(_, op)| match op {
-                Op::Delete => true,
-                Op::Put { body, .. } => BodyRef::trusted(body).parts_len() == 0,
+            && self.ops().all(|(_, op)| match op {
+                OpRef::Delete => true,
+                OpRef::Put { body, .. } => body.parts_len() == 0,
             })
+    }
+
+    /// The operations as the memtable takes them.
+    fn ops(&self) -> impl Iterator<Item = (Key<'_>, OpRef<'_>)> {
+        self.ops.iter().map(|op| {
+            let key = Key::new(op.tree, &self.record[op.key.clone()]);
+            let op = match &op.body {
+                None => OpRef::Delete,
+                Some((body, fingerprint)) => OpRef::Put {
+                    body: BodyRef::trusted(&self.record[body.clone()]),
+                    fingerprint: *fingerprint,
+                },
+            };
+            (key, op)
+        })
     }
 }
 
@@ -324,16 +350,13 @@ impl Core {
         queue.extent_bytes += prepared.extent_bytes;
         let state = self.state.load();
         let visible = self.visible();
-        for (full, op) in prepared.ops {
-            state.active.insert(
-                full,
-                end,
-                op,
-                visible,
-                &|from, to| self.registry.needed(from, to),
-                &self.identity.geometry,
-            );
-        }
+        state.active.insert(
+            prepared.ops(),
+            end,
+            visible,
+            &|from, to| self.registry.needed(from, to),
+            &self.identity.geometry,
+        );
         if let Some(change) = prepared.trees {
             self.directory.apply(change);
         }
@@ -411,7 +434,7 @@ impl Core {
         }
         let changed = state
             .memtables()
-            .filter_map(|table| table.newest(&condition.full))
+            .filter_map(|table| table.newest(Key::new(condition.tree, &condition.key)))
             .any(|newest| newest > condition.since);
         if changed {
             Err(Refused::Changed)

@@ -4,9 +4,8 @@
 //! handed to the checkpoint that freezes behind them; an id is never used twice; a dropped tree
 //! is found by nobody from then on, while checkpoints empty it.
 
-use crate::core::{Refused, TreeChange};
+use crate::core::{Refused, Staged, TreeChange};
 use crate::error::Error;
-use crate::memtable::{Op, split_key};
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use dmerkle::TreeId;
@@ -102,16 +101,11 @@ impl Directory {
     }
 
     /// Whether a batch's trees are there, and its own change of them is possible.
-    pub(crate) fn check(
-        &self,
-        ops: &[(Box<[u8]>, Op)],
-        change: Option<&TreeChange>,
-    ) -> Result<(), Refused> {
+    pub(crate) fn check(&self, ops: &[Staged], change: Option<&TreeChange>) -> Result<(), Refused> {
         let names = self.names.read();
         let mut last = None;
-        for (full, _) in ops {
-            let (tree, _) = split_key(full);
-            if last.replace(tree) != Some(tree) && !names.by_id.contains_key(&tree) {
+        for Staged { tree, .. } in ops {
+            if last.replace(tree) != Some(tree) && !names.by_id.contains_key(tree) {
                 return Err(Error::NoSuchTree.into());
             }
         }

@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::io::AlignedBuf;
-use crate::memtable::{Op, full_key, split_key};
+use crate::memtable::{Key, Memtable, OpRef, Place};
 use crate::pins::Exempt;
 use crate::snapshot::Snapshot;
 use crate::tree::Tree;
@@ -22,12 +22,9 @@ use dmerkle::tree::{
 };
 use dmerkle::{Sum, Summary, TreeId};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Bound, ControlFlow};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
-
-/// Operations that a walk takes from a memtable at once.
-const MEMTABLE_PAGE: usize = 128;
 
 /// Nodes that a walk asks for ahead, once it has gone on for a while.
 const AHEAD: usize = 32;
@@ -48,41 +45,30 @@ impl Source for Nodes<'_> {
     }
 }
 
-/// Bounds of full keys.
-type Bounds = (Bound<Box<[u8]>>, Bound<Box<[u8]>>);
-
-/// The operations of one memtable in a range, a page at a time.
+/// Where a walk is in one memtable.
 struct Newer {
     /// Which of the state's memtables. It is not held here: a snapshot that expires lets go of it.
     nth: usize,
-    page: VecDeque<(Box<[u8]>, Op)>,
-    /// What of the range is not in the page yet, as full keys; none when all was seen.
-    rest: Option<Bounds>,
+    /// The nearest key that is not passed yet, visible or not; none past the last.
+    place: Option<Place>,
 }
 
 impl Newer {
-    /// The next operation in `direction`, left where it is.
-    fn peek(&mut self, view: &View, back: bool) -> Option<&(Box<[u8]>, Op)> {
-        if self.page.is_empty()
-            && let Some((low, high)) = self.rest.take()
-        {
-            let bounds = (
-                low.as_ref().map(AsRef::as_ref),
-                high.as_ref().map(AsRef::as_ref),
-            );
-            let table = view.state.memtables().nth(self.nth);
-            let table = table.expect("a state's memtables do not change");
-            self.page = table.collect(bounds, back, view.at, MEMTABLE_PAGE).into();
-            if self.page.len() == MEMTABLE_PAGE {
-                let last = self.page.back().expect("a full page").0.clone();
-                self.rest = Some(if back {
-                    (low, Bound::Excluded(last))
-                } else {
-                    (Bound::Excluded(last), high)
-                });
+    fn table<'v>(&self, view: &'v View) -> &'v Arc<Memtable> {
+        let table = view.state.memtables().nth(self.nth);
+        table.expect("a state's memtables do not change")
+    }
+
+    /// Goes on to the next key.
+    fn pass(&mut self, view: &View, back: bool) {
+        let table = self.table(view);
+        self.place = self.place.and_then(|place| {
+            if back {
+                table.last_below(table.key(place))
+            } else {
+                table.after(place)
             }
-        }
-        self.page.front()
+        });
     }
 }
 
@@ -112,21 +98,17 @@ impl Range {
         // What has expired says so when it is asked for an entry.
         let held = snapshot.held().ok();
         let state = held.as_ref().map(|held| &held.view.state);
-        let end = match high {
-            Some(high) => full_key(tree, high),
-            None => full_key(TreeId(tree.0 + 1), &[]),
-        };
         let newer = state
             .into_iter()
             .flat_map(|state| state.memtables().enumerate())
             .filter(|(_, table)| !table.is_empty())
-            .map(|(nth, _)| Newer {
-                nth,
-                page: VecDeque::new(),
-                rest: Some((
-                    Bound::Included(full_key(tree, low).into()),
-                    Bound::Excluded(end.clone().into()),
-                )),
+            .map(|(nth, table)| {
+                let place = if back {
+                    table.last_below(Key::end(tree, high))
+                } else {
+                    table.first_from(Key::new(tree, low))
+                };
+                Newer { nth, place }
             })
             .collect();
         Self {
@@ -193,36 +175,57 @@ impl Range {
         core.prefetch(self.tree, &pointers);
     }
 
-    /// The nearest key that a memtable has, as a full key.
-    fn nearest(&mut self, view: &View) -> Option<Box<[u8]>> {
-        let back = self.back;
-        let mut nearest: Option<&Box<[u8]>> = None;
-        for newer in &mut self.newer {
-            if let Some((key, _)) = newer.peek(view, back)
-                && nearest.is_none_or(|nearest| precedes(key, nearest, back))
+    /// The operation that memtable `nth` of `newer` is at.
+    fn peek<'v>(&mut self, nth: usize, view: &'v View) -> Option<(&'v [u8], OpRef<'v>)> {
+        let newer = &mut self.newer[nth];
+        let table = newer.table(view);
+        while let Some(place) = newer.place {
+            let Key { tree, key } = table.key(place);
+            let within = tree == self.tree
+                && if self.back {
+                    key >= self.low.as_slice()
+                } else {
+                    self.high.as_deref().is_none_or(|high| key < high)
+                };
+            if !within {
+                newer.place = None;
+            } else if let Some(op) = table.at(place, view.at).found {
+                return Some((key, op));
+            } else {
+                newer.pass(view, self.back);
+            }
+        }
+        None
+    }
+
+    /// The nearest key that a memtable has.
+    fn nearest<'v>(&mut self, view: &'v View) -> Option<&'v [u8]> {
+        let mut nearest: Option<&[u8]> = None;
+        for nth in 0..self.newer.len() {
+            if let Some((key, _)) = self.peek(nth, view)
+                && nearest.is_none_or(|nearest| precedes(key, nearest, self.back))
             {
                 nearest = Some(key);
             }
         }
-        nearest.cloned()
+        nearest
     }
 
-    /// Takes the nearest key's operations out of the memtables' pages: the body that the newest
-    /// one puts, if it does.
-    fn take_newest(&mut self, view: &View, key: &[u8]) -> Option<Arc<[u8]>> {
+    /// Passes the nearest key in all memtables: the body that its newest operation puts, if it
+    /// does.
+    fn take_newest<'v>(&mut self, view: &'v View, key: &[u8]) -> Option<BodyRef<'v>> {
         let mut newest = None;
-        for newer in &mut self.newer {
-            if newer
-                .peek(view, self.back)
-                .is_some_and(|(other, _)| **other == *key)
+        for nth in 0..self.newer.len() {
+            if let Some((other, op)) = self.peek(nth, view)
+                && other == key
             {
-                let (_, op) = newer.page.pop_front().expect("it was peeked at");
+                self.newer[nth].pass(view, self.back);
                 newest.get_or_insert(op);
             }
         }
         match newest {
-            Some(Op::Put { body, .. }) => Some(body),
-            Some(Op::Delete) | None => None,
+            Some(OpRef::Put { body, .. }) => Some(body),
+            Some(OpRef::Delete) | None => None,
         }
     }
 
@@ -235,9 +238,7 @@ impl Range {
             let nearest = self.nearest(view);
             if self.base_stands()? {
                 let cursor_key = self.base.key();
-                let order = nearest
-                    .as_ref()
-                    .map(|full| cursor_key.cmp_key(split_key(full).1));
+                let order = nearest.map(|key| cursor_key.cmp_key(key));
                 let base_first = match order {
                     None => true,
                     Some(Ordering::Less) => !back,
@@ -260,8 +261,8 @@ impl Range {
             let Some(key) = nearest else {
                 return Ok(None);
             };
-            if let Some(body) = self.take_newest(view, &key) {
-                return Ok(Some(Entry::new(view, split_key(&key).1, body)));
+            if let Some(body) = self.take_newest(view, key) {
+                return Ok(Some(Entry::new(view, key, body.as_bytes().into())));
             }
         }
     }
@@ -278,7 +279,6 @@ impl Range {
             let held = self.snapshot.held()?;
             let view = &held.view;
             let nearest = self.nearest(view);
-            let newer = nearest.as_deref().map(|full| split_key(full).1);
             if self.base_stands()? {
                 let (leaf, at) = self.base.leaf();
                 let mut end = leaf.count();
@@ -288,7 +288,7 @@ impl Range {
                     end = leaf.position(high).0;
                 }
                 let mut replaced = false;
-                if let Some((position, found)) = newer.map(|newer| leaf.position(newer))
+                if let Some((position, found)) = nearest.map(|newer| leaf.position(newer))
                     && position < end
                 {
                     end = position.max(at);
@@ -311,14 +311,13 @@ impl Range {
                     self.base.skip(1);
                 }
             }
-            let Some(full) = nearest else {
+            let Some(key) = nearest else {
                 return Ok(());
             };
-            if let Some(body) = self.take_newest(view, &full) {
-                let (key, body) = (split_key(&full).1, BodyRef::trusted(&body));
-                if show(view.entry_ref(key, body)).is_break() {
-                    return Ok(());
-                }
+            if let Some(body) = self.take_newest(view, key)
+                && show(view.entry_ref(key, body)).is_break()
+            {
+                return Ok(());
             }
         }
         Ok(())
@@ -390,13 +389,13 @@ impl Snapshot {
         let steps = RangeSummary::new(key.clone(), &root, range);
         let mut summary = steps.run(&mut Nodes(core), tree)?;
         for (key_bytes, op) in newest_ops(view, tree, low, high) {
-            let old = core.find_in_base(&view.state.base, tree, &key_bytes, |body| {
-                key.of_entry(&key_bytes, body)
+            let old = core.find_in_base(&view.state.base, tree, key_bytes, |body| {
+                key.of_entry(key_bytes, body)
             })?;
             if let Some(old) = old {
                 summary = summary.minus(Summary::of(old));
             }
-            if let Op::Put { fingerprint, .. } = op {
+            if let OpRef::Put { fingerprint, .. } = op {
                 summary = summary.plus(Summary::of(fingerprint));
             }
         }
@@ -414,20 +413,20 @@ impl Snapshot {
 }
 
 /// The newest operation of each key of a range that a view's memtables hold.
-fn newest_ops(view: &View, tree: TreeId, low: &[u8], high: Option<&[u8]>) -> BTreeMap<Vec<u8>, Op> {
+fn newest_ops<'v>(
+    view: &'v View,
+    tree: TreeId,
+    low: &[u8],
+    high: Option<&[u8]>,
+) -> BTreeMap<&'v [u8], OpRef<'v>> {
     let mut newest = BTreeMap::new();
-    let low = full_key(tree, low);
-    let high = match high {
-        Some(high) => full_key(tree, high),
-        None => full_key(TreeId(tree.0 + 1), &[]),
-    };
-    let bounds = (
-        Bound::Included(low.as_slice()),
-        Bound::Excluded(high.as_slice()),
-    );
-    for table in view.state.memtables().filter(|table| !table.is_empty()) {
-        for (full, op) in table.collect(bounds, false, view.at, usize::MAX) {
-            newest.entry(split_key(&full).1.to_vec()).or_insert(op);
+    let end = Key::end(tree, high);
+    for table in view.state.memtables() {
+        let places = table.from(Key::new(tree, low));
+        for place in places.take_while(|place| table.key(*place) < end) {
+            if let Some(op) = table.at(place, view.at).found {
+                newest.entry(table.key(place).key).or_insert(op);
+            }
         }
     }
     newest
@@ -474,7 +473,8 @@ impl Contents for SnapshotContents {
         // What is not in the base yet has no nodes: its own keys cut it.
         let keys: Vec<Vec<u8>> = newest_ops(view, self.tree, low, high)
             .into_keys()
-            .filter(|key| key.as_slice() > low)
+            .filter(|key| *key > low)
+            .map(<[u8]>::to_vec)
             .collect();
         let step = keys.len().div_ceil(parts.max(1)).max(1);
         Ok(keys.into_iter().skip(step - 1).step_by(step).collect())

@@ -10,7 +10,7 @@ use crate::core::TreeChange;
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::io::AlignedBuf;
-use crate::memtable::{Memtable, Op, full_key};
+use crate::memtable::{Key, Memtable, OpRef};
 use crate::planted::{self, Bug};
 use crate::space::Space;
 use dmerkle::fingerprint::{FingerprintKey, part_hash};
@@ -137,10 +137,9 @@ impl Replay<'_> {
                         self.mark(extent.run(self.geometry))?;
                     }
                     let fingerprint = self.key.of_entry(key, body);
-                    let body = body.as_bytes().into();
-                    self.insert(tree, key, end, Op::Put { body, fingerprint });
+                    self.insert(tree, key, end, OpRef::Put { body, fingerprint });
                 }
-                Operation::Delete { tree, key, .. } => self.insert(tree, key, end, Op::Delete),
+                Operation::Delete { tree, key, .. } => self.insert(tree, key, end, OpRef::Delete),
                 Operation::CreateTree { tree, name } => {
                     let name = name.to_vec();
                     self.directory.apply(TreeChange::Create { tree, name });
@@ -154,11 +153,11 @@ impl Replay<'_> {
         Ok(())
     }
 
-    fn insert(&self, tree: TreeId, key: &[u8], end: Lsn, op: Op) {
-        let full = full_key(tree, key).into();
+    fn insert(&self, tree: TreeId, key: &[u8], end: Lsn, op: OpRef<'_>) {
+        let op = std::iter::once((Key::new(tree, key), op));
         // Nobody reads yet, so every older version leaves.
         self.memtable
-            .insert(full, end, op, end, &|_, _| false, self.geometry);
+            .insert(op, end, end, &|_, _| false, self.geometry);
     }
 
     fn mark(&self, run: Run) -> Result<(), Error> {

@@ -243,9 +243,9 @@ impl Store {
         self.change_trees(record, TreeChange::Drop { tree })
     }
 
-    fn change_trees(&self, mut record: BatchWriter, change: TreeChange) -> Result<(), Error> {
+    fn change_trees(&self, record: BatchWriter, change: TreeChange) -> Result<(), Error> {
         let prepared = Prepared {
-            record: record.finish().to_vec(),
+            record: record.into_bytes(),
             trees: Some(change),
             ..Prepared::default()
         };
@@ -267,20 +267,20 @@ impl Store {
     }
 
     /// Commits a batch over any trees of this store: all of it or nothing.
-    pub fn commit(&self, batch: Batch, durability: Durability) -> Result<Lsn, Error> {
-        self.core().write(batch.changes, durability)
+    pub fn commit(&self, mut batch: Batch, durability: Durability) -> Result<Lsn, Error> {
+        self.core().write(batch.changes(), durability)
     }
 
     /// Commits a batch without waiting for it. `completion` learns its fate once it is as
     /// `durability` promises, on a thread of the store; it should not wait for anything.
     pub fn commit_async(
         &self,
-        batch: Batch,
+        mut batch: Batch,
         durability: Durability,
         completion: impl FnOnce(Result<Lsn, Error>) + Send + 'static,
     ) -> Result<(), Error> {
         self.core()
-            .write_async(batch.changes, durability, Box::new(completion))
+            .write_async(batch.changes(), durability, Box::new(completion))
     }
 
     /// All trees as they are now, for as long as the snapshot is held.

@@ -1,6 +1,6 @@
 //! A named tree of a store.
 
-use crate::batch::{Change, NewEntry};
+use crate::batch::{Batch, Change, NewEntry};
 use crate::core::Core;
 use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
@@ -121,7 +121,7 @@ impl Tree {
 
     /// Sets the value of a key, with the store's default durability.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Lsn, Error> {
-        let changes = vec![(self.id, key.into(), Change::PutPlain(value))];
+        let changes = vec![(self.id, key, Change::PutPlain(value))];
         self.core.write(changes, self.core.options.durability)
     }
 
@@ -132,13 +132,13 @@ impl Tree {
         entry: NewEntry,
         durability: Durability,
     ) -> Result<Lsn, Error> {
-        let changes = vec![(self.id, key.into(), Change::Put(entry))];
+        let changes = vec![(self.id, key, Change::Put(entry))];
         self.core.write(changes, durability)
     }
 
     /// Removes the entry of a key; one that is not there is no error.
     pub fn delete(&self, key: &[u8]) -> Result<Lsn, Error> {
-        let changes = vec![(self.id, key.into(), Change::Delete)];
+        let changes = vec![(self.id, key, Change::Delete)];
         self.core.write(changes, self.core.options.durability)
     }
 
@@ -152,10 +152,11 @@ impl Tree {
         let mut entries = snapshot.range(self, low, high);
         let mut removed = 0;
         loop {
-            let mut changes = Vec::new();
+            let mut batch = Batch::new();
             for entry in entries.by_ref().take(AT_ONCE) {
-                changes.push((self.id, entry?.key().to_vec().into(), Change::Delete));
+                batch.delete(self, entry?.key());
             }
+            let mut changes = batch.changes();
             if planted::has(Bug::DeleteRangeShort) {
                 changes.pop();
             }

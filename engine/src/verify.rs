@@ -12,7 +12,7 @@
 use crate::core::Core;
 use crate::error::Error;
 use crate::io::AlignedBuf;
-use crate::memtable::{Op, split_key};
+use crate::memtable::{Key, OpRef};
 use crate::recovery::read_region_rows;
 use crate::scrub::{Found, Pace, Scrub};
 use crate::snapshot::Snapshot;
@@ -20,7 +20,6 @@ use crate::store::Store;
 use crate::units::Units;
 use crate::view::View;
 use dmerkle::check::{self, Check};
-use dmerkle::format::body::BodyRef;
 use dmerkle::format::map::decode_map;
 use dmerkle::format::region_table::RegionRow;
 use dmerkle::format::superblock::{SUPERBLOCK_BYTES, Slot, Superblock};
@@ -29,13 +28,9 @@ use dmerkle::tree::Root;
 use dmerkle::{Run, Summary, TreeId};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
-
-/// Operations that are taken from a memtable at once.
-const MEMTABLE_PAGE: usize = 256;
 
 /// Maps that are read at once.
 const WINDOW_MAPS: usize = 32;
@@ -466,25 +461,19 @@ fn verify_newer(scrub: &mut Scrub<'_>, view: &View, reached: &mut Units) -> Resu
     let mut runs: BTreeSet<Run> = BTreeSet::new();
     let core = &view.core;
     for table in view.state.memtables() {
-        let mut low: Bound<Box<[u8]>> = Bound::Unbounded;
-        loop {
-            let bounds = (low.as_ref().map(AsRef::as_ref), Bound::Unbounded);
-            let page = table.collect(bounds, false, view.at, MEMTABLE_PAGE);
-            let Some((last, _)) = page.last() else {
-                break;
+        for place in table.places() {
+            let Some(op) = table.at(place, view.at).found else {
+                continue;
             };
-            low = Bound::Excluded(last.clone());
-            met.ops += page.len() as u64;
-            for (full, op) in &page {
-                let Op::Put { body, .. } = op else {
-                    continue;
-                };
-                let (tree, key) = split_key(full);
-                scrub.body(tree, key, BodyRef::trusted(body));
-                for run in op.runs(&core.identity.geometry) {
-                    met.extents += 1;
-                    runs.insert(run);
-                }
+            met.ops += 1;
+            let OpRef::Put { body, .. } = op else {
+                continue;
+            };
+            let Key { tree, key } = table.key(place);
+            scrub.body(tree, key, body);
+            for run in op.runs(&core.identity.geometry) {
+                met.extents += 1;
+                runs.insert(run);
             }
         }
     }
@@ -513,7 +502,7 @@ fn find_leaks(view: &View, named: &mut Units, found: &mut Found) {
     }
     let geometry = &core.identity.geometry;
     for table in view.state.memtables() {
-        let versions = table.drain_order().flat_map(|(_, ops)| ops);
+        let versions = table.places().flat_map(|place| table.versions(place));
         versions.for_each(|op| op.runs(geometry).for_each(|run| named.add(run)));
         table
             .superseded()

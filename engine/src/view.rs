@@ -7,7 +7,7 @@ use crate::cache::{CachedNode, read_node};
 use crate::core::Core;
 use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
-use crate::memtable::{Op, Probe, full_key};
+use crate::memtable::{Key, OpRef};
 use crate::state::{Base, State};
 use dmerkle::format::body::BodyRef;
 use dmerkle::format::pointer::Pointer;
@@ -24,10 +24,10 @@ pub(crate) struct View {
 }
 
 /// What the memtables say of a key.
-enum Newer {
+enum Newer<'a> {
     /// Nothing: ask the base.
     Nothing,
-    Found(Op),
+    Found(OpRef<'a>),
 }
 
 /// Where a key's entry is to be found.
@@ -103,10 +103,8 @@ impl Core {
                 continue; // overtaken: the version to be seen may have left
             }
             match newer {
-                Newer::Found(Op::Put { body, .. }) => {
-                    return Ok(Some(found(&state, BodyRef::trusted(&body))));
-                }
-                Newer::Found(Op::Delete) => return Ok(None),
+                Newer::Found(OpRef::Put { body, .. }) => return Ok(Some(found(&state, body))),
+                Newer::Found(OpRef::Delete) => return Ok(None),
                 Newer::Nothing => {
                     return self.find_in_base(&state.base, tree, key, |body| found(&state, body));
                 }
@@ -115,18 +113,16 @@ impl Core {
     }
 }
 
-/// What the memtables say, and whether one of them holds only versions that are too new: then
-/// what is found below it may be older than what a reader at `at` should see, unless a snapshot
-/// is registered there or the visible LSN has not moved since.
-fn newer(state: &State, tree: TreeId, key: &[u8], at: Lsn) -> (Newer, bool) {
-    let mut full = None;
+/// What the memtables say, and whether they hold versions that are too new: then what is found
+/// below those may be older than what a reader at `at` should see, unless a snapshot is
+/// registered there or the visible LSN has not moved since.
+fn newer<'a>(state: &'a State, tree: TreeId, key: &[u8], at: Lsn) -> (Newer<'a>, bool) {
     let mut too_new = false;
     for table in state.memtables().filter(|table| !table.is_empty()) {
-        let full = full.get_or_insert_with(|| full_key(tree, key));
-        match table.probe(full, at) {
-            Probe::Nothing => {}
-            Probe::TooNew => too_new = true,
-            Probe::Found(op) => return (Newer::Found(op), too_new),
+        let probe = table.probe(Key::new(tree, key), at);
+        too_new |= probe.too_new;
+        if let Some(op) = probe.found {
+            return (Newer::Found(op), too_new);
         }
     }
     (Newer::Nothing, too_new)
@@ -150,8 +146,10 @@ impl View {
             return Seen::Overtaken;
         }
         match newer {
-            Newer::Found(Op::Put { body, .. }) => Seen::Entry(Entry::new(self, key, body)),
-            Newer::Found(Op::Delete) => Seen::Absent,
+            Newer::Found(OpRef::Put { body, .. }) => {
+                Seen::Entry(Entry::new(self, key, body.as_bytes().into()))
+            }
+            Newer::Found(OpRef::Delete) => Seen::Absent,
             Newer::Nothing => Seen::Below(self.state.base.root(tree)),
         }
     }
@@ -184,10 +182,8 @@ impl View {
         see: impl FnOnce(EntryRef<'_>) -> R,
     ) -> Result<Option<R>, Error> {
         match newer(&self.state, tree, key, self.at).0 {
-            Newer::Found(Op::Put { body, .. }) => {
-                Ok(Some(see(self.entry_ref(key, BodyRef::trusted(&body)))))
-            }
-            Newer::Found(Op::Delete) => Ok(None),
+            Newer::Found(OpRef::Put { body, .. }) => Ok(Some(see(self.entry_ref(key, body)))),
+            Newer::Found(OpRef::Delete) => Ok(None),
             Newer::Nothing => self.core.find_in_base(&self.state.base, tree, key, |body| {
                 see(self.entry_ref(key, body))
             }),

@@ -2,11 +2,10 @@
 //! Everything slow happens here, in the caller's thread and under no lock.
 
 use crate::batch::{Change, NewEntry, NewPart};
-use crate::core::{Condition, Core, Joined, Prepared, Refused};
+use crate::core::{Condition, Core, Joined, Prepared, Refused, Staged};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::{LongParts, PartsWriter, Written};
-use crate::memtable::{Op, full_key};
 use crate::options::Durability;
 use crate::queue::Completion;
 use crate::view::View;
@@ -14,12 +13,11 @@ use dmerkle::format::body::{
     BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX,
 };
 use dmerkle::format::record::{BatchWriter, Operation, Replaced};
-use dmerkle::{Lsn, TreeId};
-use std::borrow::Cow;
+use dmerkle::{Lsn, Sum, TreeId};
 use std::sync::Arc;
 
 /// Changes of a batch, as they come from the public types.
-pub(crate) type Changes<'a> = Vec<(TreeId, Cow<'a, [u8]>, Change<'a>)>;
+pub(crate) type Changes<'a> = Vec<(TreeId, &'a [u8], Change<'a>)>;
 
 /// What an `update`'s closure decides.
 #[derive(Debug)]
@@ -111,10 +109,11 @@ impl Core {
                 Decision::Leave => return Ok(view.at),
             };
             let condition = Condition {
-                full: full_key(tree, key),
+                tree,
+                key: key.to_vec(),
                 since: view.at,
             };
-            let changes = vec![(tree, key.into(), change)];
+            let changes = vec![(tree, key, change)];
             let ready = self.prepare(changes, Old::Read(old.as_ref()), Some(condition))?;
             match self.join_ready(ready, durability, None) {
                 Ok(mut joined) => {
@@ -176,42 +175,47 @@ impl Core {
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
         for (tree, key, change) in changes {
-            let body = match change {
+            let (key, body) = match change {
                 Change::Delete => {
                     record.push(&Operation::Delete {
                         tree,
-                        key: &key,
+                        key,
                         replaced,
                     });
-                    ops.push((full_key(tree, &key).into(), Op::Delete));
-                    continue;
+                    let end = record.bytes_len();
+                    (end - key.len()..end, None)
                 }
-                Change::Put(entry) => self.body_of(entry, old, &mut long_parts, &mut extents)?,
+                Change::Put(NewEntry { meta, parts }) => {
+                    let (key, body) = record.put(tree, key, replaced, &meta, |body| {
+                        self.add_parts(body, parts, old, &mut long_parts, &mut extents)
+                    })?;
+                    (key, Some(body))
+                }
                 Change::PutPlain(value) => {
-                    let mut body = BodyBuilder::new(&[]);
-                    add_part(&mut body, value, &mut long_parts, &mut extents);
-                    body
+                    let (key, body) = record.put(tree, key, replaced, &[], |mut body| {
+                        add_part(&mut body, value, &mut long_parts, &mut extents);
+                        Ok::<_, Error>(body)
+                    })?;
+                    (key, Some(body))
                 }
             };
-            let body = body.finish();
-            let body_ref = BodyRef::trusted(&body);
-            record.push(&Operation::Put {
+            ops.push(Staged {
                 tree,
-                key: &key,
-                body: body_ref,
-                replaced,
+                key,
+                body: body.map(|body| (body, Sum::default())),
             });
-            let fingerprint = self.identity.key.of_entry(&key, body_ref);
-            let op = Op::Put {
-                body: body.into(),
-                fingerprint,
-            };
-            ops.push((full_key(tree, &key).into(), op));
+        }
+        let record = record.into_bytes();
+        for op in &mut ops {
+            if let Some((body, fingerprint)) = &mut op.body {
+                let body = BodyRef::trusted(&record[body.clone()]);
+                *fingerprint = self.identity.key.of_entry(&record[op.key.clone()], body);
+            }
         }
         let extent_bytes = extents.iter().map(Written::length).sum();
         Ok(Ready {
             prepared: Prepared {
-                record: record.finish().to_vec(),
+                record,
                 ops,
                 trees: None,
                 condition,
@@ -234,17 +238,17 @@ impl Core {
         Ok(parts.finish())
     }
 
-    /// Encodes an entry.
-    fn body_of(
+    /// Adds an entry's parts to its body.
+    fn add_parts(
         self: &Arc<Self>,
-        entry: NewEntry,
+        mut body: BodyBuilder,
+        parts: Vec<NewPart>,
         old: Option<&Entry>,
         long_parts: &mut LongParts,
         extents: &mut Vec<Written>,
     ) -> Result<BodyBuilder, Error> {
-        let mut body = BodyBuilder::new(&entry.meta);
         let mut kept = [false; PARTS_MAX];
-        for part in entry.parts {
+        for part in parts {
             match part {
                 NewPart::Bytes(bytes) => add_part(&mut body, &bytes, long_parts, extents),
                 NewPart::Written(written) => {
@@ -272,10 +276,13 @@ impl Core {
 
 /// Sorts by key; of several changes of one key the last one counts.
 fn only_newest(mut changes: Changes<'_>) -> Changes<'_> {
+    if changes.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)) {
+        return changes;
+    }
     // A stable sort keeps the order of those.
-    changes.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    changes.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
     changes.dedup_by(|later, earlier| {
-        let same = (later.0, &later.1) == (earlier.0, &earlier.1);
+        let same = (later.0, later.1) == (earlier.0, earlier.1);
         if same {
             std::mem::swap(later, earlier);
         }

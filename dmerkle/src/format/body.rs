@@ -171,6 +171,8 @@ fn decode_part<'a>(reader: &mut Reader<'a>) -> Result<PartRef<'a>, Corrupt> {
 #[derive(Debug, Clone)]
 pub struct BodyBuilder {
     bytes: Vec<u8>,
+    /// Where the body begins.
+    start: usize,
 }
 
 impl BodyBuilder {
@@ -179,17 +181,26 @@ impl BodyBuilder {
     /// # Panics
     /// Panics if `meta` is over [`META_BYTES_MAX`].
     pub fn new(meta: &[u8]) -> Self {
+        Self::behind(Vec::with_capacity(3 + meta.len() + 64), meta)
+    }
+
+    /// The same behind what `bytes` hold already, so that nothing has to be copied there.
+    ///
+    /// # Panics
+    /// Panics if `meta` is over [`META_BYTES_MAX`].
+    pub fn behind(mut bytes: Vec<u8>, meta: &[u8]) -> Self {
         assert!(meta.len() <= META_BYTES_MAX, "meta over its limit");
-        let mut bytes = Vec::with_capacity(3 + meta.len() + 64);
+        let start = bytes.len();
         let meta_len = u16::try_from(meta.len()).expect("at most 1024");
         bytes.extend_from_slice(&meta_len.to_le_bytes());
         bytes.push(0);
         bytes.extend_from_slice(meta);
-        Self { bytes }
+        Self { bytes, start }
     }
 
     fn count_part(&mut self) {
-        self.bytes[2] = self.bytes[2].checked_add(1).expect("at most 255 parts");
+        let parts = &mut self.bytes[self.start + 2];
+        *parts = parts.checked_add(1).expect("at most 255 parts");
     }
 
     /// Adds an inline part.
@@ -224,7 +235,7 @@ impl BodyBuilder {
         }
     }
 
-    /// The encoded body.
+    /// The encoded body, behind what was there before it.
     pub fn finish(self) -> Vec<u8> {
         self.bytes
     }

@@ -10,10 +10,11 @@
 //! checkpoint writes. A batch holds bodies exactly as leaves do.
 
 use crate::error::{Corrupt, Structure};
-use crate::format::body::{BodyRef, KEY_BYTES_MAX};
+use crate::format::body::{BodyBuilder, BodyRef, KEY_BYTES_MAX};
 use crate::format::bytes::{Reader, put_at};
 use crate::format::layout::layout;
 use crate::types::{Sum, TreeId};
+use std::ops::Range;
 
 /// Bytes of a batch's header.
 pub const BATCH_HEADER_BYTES: usize = 12;
@@ -37,7 +38,7 @@ pub mod operation {
         AT_KIND "kind" 0 + 1;
         AT_REPLACED "replaced" 1 + 1;
         AT_KEY_LEN "key_len" 2 + 2;
-        AT_BODY_LEN "body_len" 4 + 4;
+        pub(super) AT_BODY_LEN "body_len" 4 + 4;
         AT_TREE "tree" 8 + 8;
     }
 }
@@ -166,6 +167,42 @@ impl BatchWriter {
         }
     }
 
+    /// Adds a put whose body `build` makes in place, beginning with `meta`. Returns where its key
+    /// and its body stand in the encoded batch. After an error it is as it was, but empty of
+    /// operations.
+    ///
+    /// # Panics
+    /// Panics on a key, meta or tree that the format does not hold.
+    pub fn put<E>(
+        &mut self,
+        tree: TreeId,
+        key: &[u8],
+        replaced: Replaced,
+        meta: &[u8],
+        build: impl FnOnce(BodyBuilder) -> Result<BodyBuilder, E>,
+    ) -> Result<(Range<usize>, Range<usize>), E> {
+        assert!(key.len() <= KEY_BYTES_MAX, "key over its limit");
+        let header = self.bytes.len();
+        self.push_raw(PUT, tree, key, &[], replaced);
+        let body = self.bytes.len();
+        let builder = BodyBuilder::behind(std::mem::take(&mut self.bytes), meta);
+        match build(builder) {
+            Ok(builder) => self.bytes = builder.finish(),
+            Err(error) => {
+                *self = Self::new();
+                return Err(error);
+            }
+        }
+        let end = self.bytes.len();
+        let body_len = u32::try_from(end - body).expect("a body is at most 4 GiB");
+        put_at(
+            &mut self.bytes[header..],
+            operation::AT_BODY_LEN,
+            body_len.to_le_bytes(),
+        );
+        Ok((body - key.len()..body, body..end))
+    }
+
     fn push_raw(&mut self, kind: u8, tree: TreeId, key: &[u8], body: &[u8], replaced: Replaced) {
         assert_ne!(
             tree,
@@ -202,6 +239,15 @@ impl BatchWriter {
         put_at(&mut self.bytes, AT_OPS, self.ops.to_le_bytes());
         put_at(&mut self.bytes, AT_FLAGS, [0; 4]);
         &self.bytes
+    }
+
+    /// The encoded batch, to be kept.
+    ///
+    /// # Panics
+    /// Panics on a batch of 4 GiB.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.finish();
+        self.bytes
     }
 }
 
