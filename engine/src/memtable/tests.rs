@@ -91,7 +91,7 @@ fn who_was_overtaken_is_told_although_an_older_version_is_left() {
 /// each other and trees side by side.
 #[test]
 fn keys_are_walked_in_order_and_found_whatever_the_order_of_insertion() {
-    let rounds: u64 = if cfg!(miri) { 12 } else { 300 };
+    let rounds: u64 = if cfg!(miri) { 8 } else { 300 };
     let mut model: BTreeMap<(TreeId, Vec<u8>), u64> = BTreeMap::new();
     let table = Memtable::new();
     let mut chance = 7_u64;
@@ -152,7 +152,7 @@ fn keys_are_walked_in_order_and_found_whatever_the_order_of_insertion() {
 #[test]
 fn readers_see_whole_nodes_while_a_writer_inserts() {
     let table = Memtable::new();
-    let inserts: u64 = if cfg!(miri) { 60 } else { 20_000 };
+    let inserts: u64 = if cfg!(miri) { 25 } else { 20_000 };
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for lsn in 1..=inserts {
