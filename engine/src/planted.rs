@@ -153,6 +153,12 @@ pub(crate) enum Race {
     TwoLeaders,
     /// A snapshot's state and its LSN are taken without looking whether they belong together.
     TornView,
+    /// The cache knows a node by its block alone.
+    CacheByBlock,
+    /// A reader keeps the topmost node that it met with the newest base, not with its own.
+    TopOfNewest,
+    /// The thread that helps to hash tells nobody that it is done.
+    ForgetSummed,
 }
 
 #[cfg(all(test, shuttle))]

@@ -12,11 +12,11 @@
 
 use crate::cache::CachedNode;
 use crate::memtable::Memtable;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, OnceLock};
 use dmerkle::tree::Root;
 use dmerkle::{Generation, Lsn, TreeId};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 /// The trees of one checkpoint.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Base {
             generation,
             newest,
             catalog,
-            tops: first.map(|tree| (*tree, OnceLock::new())).collect(),
+            tops: first.map(|tree| (*tree, OnceLock::default())).collect(),
             trees,
         }
     }

@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::memtable::{Key, OpRef};
+use crate::planted::{Race, races};
 use crate::state::{Base, State};
 use dmerkle::format::body::BodyRef;
 use dmerkle::format::pointer::Pointer;
@@ -77,7 +78,11 @@ impl Core {
         loop {
             let node = self.node(tree, &pointer)?;
             if std::mem::take(&mut is_top) {
-                base.keep_top(tree, &node);
+                if races(Race::TopOfNewest) {
+                    self.state.load().base.keep_top(tree, &node);
+                } else {
+                    base.keep_top(tree, &node);
+                }
             }
             match lookup.step(&node)? {
                 Step::Need(next) => pointer = next,

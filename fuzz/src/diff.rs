@@ -1,19 +1,21 @@
 //! Two sides of a diff: two trees until they agree, and a peer that sends anything.
 
-use crate::ground::{KEY, Key, Memory, Model, Ops, TREE, Value, geometry};
+use crate::ground::{Body, KEY, Key, Memory, Model, Ops, TREE, Value, geometry};
 use arbitrary::{Arbitrary, Unstructured};
 use dmerkle::diff::{
     Difference, Error, FRAME_BYTES_MAX, KeyRange, Limits, Next, Session, Sorted, TreeContents,
     respond, run,
 };
-use dmerkle::format::body::BodyRef;
 use dmerkle::{Corrupt, Sum};
 use std::collections::BTreeSet;
 
 /// Frames that a session may send to a peer that lies before it must have given up.
 const LIES_MAX: u64 = 64;
 
-#[derive(Debug, Arbitrary)]
+/// Entries of both sides from which on no more are made: what a talk costs grows with them.
+const ENTRIES_MAX: usize = 150;
+
+#[derive(Debug)]
 enum Edit {
     Both(Key, Value),
     Mine(Key, Value),
@@ -24,8 +26,36 @@ enum Edit {
     FillMine(u8, u8, u8, Value),
 }
 
-fn fingerprint(key: &[u8], body: &[u8]) -> Sum {
-    KEY.of_entry(key, BodyRef::trusted(body))
+/// Not derived: a choice takes one byte of the input, not four.
+impl Arbitrary<'_> for Edit {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        Ok(match u8::arbitrary(input)? % 8 {
+            0..2 => Self::Both(input.arbitrary()?, input.arbitrary()?),
+            2..4 => Self::Mine(input.arbitrary()?, input.arbitrary()?),
+            4..6 => Self::Theirs(input.arbitrary()?, input.arbitrary()?),
+            fill => {
+                let (first, from) = (input.arbitrary()?, input.arbitrary()?);
+                let (count, value) = (input.arbitrary()?, input.arbitrary()?);
+                if fill == 6 {
+                    Self::Fill(first, from, count, value)
+                } else {
+                    Self::FillMine(first, from, count, value)
+                }
+            }
+        })
+    }
+}
+
+fn put(side: &mut Model, key: Vec<u8>, body: Vec<u8>) {
+    let body = Body::new(&key, body);
+    side.insert(key, body);
+}
+
+fn put_both(sides: [&mut Model; 2], key: Vec<u8>, body: Vec<u8>) {
+    let body = Body::new(&key, body);
+    for side in sides {
+        side.insert(key.clone(), body.clone());
+    }
 }
 
 fn ops_of(model: &Model) -> Ops {
@@ -49,32 +79,32 @@ pub fn diff_trees(data: &[u8]) {
         frames_max: u64::MAX,
     };
     let (mut mine, mut theirs) = (Model::new(), Model::new());
-    while let Some(edit) = crate::next_of::<Edit>(&mut input) {
+    while let Some(edit) = crate::next_of::<Edit>(&mut input)
+        && mine.len() + theirs.len() < ENTRIES_MAX
+    {
         match edit {
             Edit::Both(key, value) => {
-                mine.insert(key.bytes(), value.body());
-                theirs.insert(key.bytes(), value.body());
+                put_both([&mut mine, &mut theirs], key.bytes(), value.body());
             }
-            Edit::Mine(key, value) => drop(mine.insert(key.bytes(), value.body())),
-            Edit::Theirs(key, value) => drop(theirs.insert(key.bytes(), value.body())),
+            Edit::Mine(key, value) => put(&mut mine, key.bytes(), value.body()),
+            Edit::Theirs(key, value) => put(&mut theirs, key.bytes(), value.body()),
             Edit::Fill(first, from, count, value) => {
-                for n in 0..count % 64 {
+                for n in 0..count % 32 {
                     let key = vec![first, from.wrapping_add(n), n];
-                    mine.insert(key.clone(), value.small());
-                    theirs.insert(key, value.small());
+                    put_both([&mut mine, &mut theirs], key, value.small());
                 }
             }
             Edit::FillMine(first, from, count, value) => {
-                for n in 0..count % 64 {
-                    mine.insert(vec![first, from.wrapping_add(n)], value.small());
+                for n in 0..count % 32 {
+                    put(&mut mine, vec![first, from.wrapping_add(n)], value.small());
                 }
             }
         }
     }
     let mut my_memory = Memory::new(geometry(shapes));
     let mut their_memory = Memory::new(geometry(shapes / 4));
-    my_memory.apply(&ops_of(&mine));
-    their_memory.apply(&ops_of(&theirs));
+    my_memory.apply(&ops_of(&mine), true);
+    their_memory.apply(&ops_of(&theirs), true);
 
     let (found, traffic) = talk(&mut my_memory, &mut their_memory, &limits);
     let keys: BTreeSet<&Vec<u8>> = mine.keys().chain(theirs.keys()).collect();
@@ -84,8 +114,8 @@ pub fn diff_trees(data: &[u8]) {
         .filter(|key| mine.get(*key) != theirs.get(*key))
         .map(|key| Difference {
             key: key.clone(),
-            mine: mine.get(key).map(|body| fingerprint(key, body)),
-            theirs: theirs.get(key).map(|body| fingerprint(key, body)),
+            mine: mine.get(key).map(|body| body.fingerprint),
+            theirs: theirs.get(key).map(|body| body.fingerprint),
         })
         .collect();
     let told: BTreeSet<Difference> = found.into_iter().collect();
@@ -101,7 +131,7 @@ pub fn diff_trees(data: &[u8]) {
         let key = difference.key;
         ops.insert(key.clone(), theirs.get(&key).cloned());
     }
-    my_memory.apply(&ops);
+    my_memory.apply(&ops, true);
     assert_eq!(my_memory.root.summary, their_memory.root.summary);
     let (found, traffic) = talk(&mut my_memory, &mut their_memory, &limits);
     assert!(found.is_empty(), "equal trees differ");

@@ -1,26 +1,46 @@
 //! A ground in memory: blocks are never given out twice, what is read was written, and what is
 //! retired was there once.
 
-use arbitrary::Arbitrary;
+use arbitrary::{Arbitrary, Unstructured};
 use dmerkle::check::{Check, Named};
 use dmerkle::fingerprint::FingerprintKey;
 use dmerkle::format::body::{BodyBuilder, BodyRef};
 use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{Applied, Apply, Change, Ground, Node, Op, Root, Settings, Source};
-use dmerkle::{BlockId, Corrupt, Generation, Geometry, OpeningId, Order, Run, Summary, TreeId};
+use dmerkle::{
+    BlockId, Corrupt, Generation, Geometry, OpeningId, Order, Run, Sum, Summary, TreeId,
+};
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
 use std::sync::Arc;
 
 pub(crate) const TREE: TreeId = TreeId(3);
 pub(crate) const KEY: FingerprintKey = FingerprintKey::PUBLIC;
 
-/// What a tree should hold: keys and encoded bodies.
-pub(crate) type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What a tree should hold.
+pub(crate) type Model = BTreeMap<Vec<u8>, Body>;
 /// What becomes of keys: a body, or nothing.
-pub(crate) type Ops = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(crate) type Ops = BTreeMap<Vec<u8>, Option<Body>>;
+
+/// An encoded body, and the fingerprint of the entry that it makes with its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Body {
+    pub(crate) bytes: Rc<[u8]>,
+    pub(crate) fingerprint: Sum,
+}
+
+impl Body {
+    pub(crate) fn new(key: &[u8], bytes: Vec<u8>) -> Self {
+        Self {
+            fingerprint: KEY.of_entry(key, BodyRef::trusted(&bytes)),
+            bytes: bytes.into(),
+        }
+    }
+}
 
 /// A key near enough to others that they meet.
-#[derive(Debug, Clone, Arbitrary)]
+#[derive(Debug, Clone)]
 pub(crate) enum Key {
     One(u8),
     Two(u8, u8),
@@ -30,6 +50,19 @@ pub(crate) enum Key {
     Empty,
 }
 
+/// Not derived: a choice takes one byte of the input, not four.
+impl Arbitrary<'_> for Key {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        Ok(match u8::arbitrary(input)? % 16 {
+            0..6 => Self::One(input.arbitrary()?),
+            6..11 => Self::Two(input.arbitrary()?, input.arbitrary()?),
+            11..13 => Self::Bytes(input.arbitrary()?),
+            13..15 => Self::Long(input.arbitrary()?, input.arbitrary()?, input.arbitrary()?),
+            _ => Self::Empty,
+        })
+    }
+}
+
 impl Key {
     pub(crate) fn bytes(&self) -> Vec<u8> {
         match self {
@@ -37,7 +70,10 @@ impl Key {
             Self::Two(first, second) => vec![*first, *second],
             Self::Bytes(bytes) => bytes.to_vec(),
             Self::Long(byte, length, last) => {
-                let mut key = vec![*byte; usize::from(*length) % 4096];
+                // Most fit a small node; one in sixteen is among the longest.
+                let length = usize::from(*length);
+                let most = if length.is_multiple_of(16) { 4096 } else { 160 };
+                let mut key = vec![*byte; length % most];
                 key.push(*last);
                 key
             }
@@ -92,12 +128,18 @@ pub(crate) fn geometry(choice: u8) -> Geometry {
 
 pub(crate) struct Memory {
     geometry: Geometry,
-    nodes: BTreeMap<BlockId, Arc<Vec<u8>>>,
+    nodes: BTreeMap<BlockId, Block>,
     next: u64,
     retired: Vec<Pointer>,
     generation: u64,
     /// The newest tree.
     pub(crate) root: Root,
+}
+
+/// What was written, and the node that was read from it: it is read again only by another pointer.
+struct Block {
+    bytes: Arc<Vec<u8>>,
+    read: Option<(Pointer, Arc<Node<Bytes>>)>,
 }
 
 /// Bytes of a node in memory.
@@ -137,8 +179,9 @@ impl Memory {
         }
     }
 
-    /// Applies, and forgets what was retired.
-    pub(crate) fn apply(&mut self, ops: &Ops) -> Applied {
+    /// Applies, and forgets what was retired. Where `knows` says so the apply is given the
+    /// fingerprints, as the engine does; else it makes them.
+    pub(crate) fn apply(&mut self, ops: &Ops, knows: bool) -> Applied {
         self.generation += 1;
         let settings = Settings {
             tree: TREE,
@@ -149,8 +192,10 @@ impl Memory {
         };
         let ops = ops.iter().map(|(key, body)| Op {
             key,
-            change: body.as_ref().map_or(Change::Delete, Change::Put),
-            fingerprint: None,
+            change: body
+                .as_ref()
+                .map_or(Change::Delete, |body| Change::Put(&body.bytes)),
+            fingerprint: body.as_ref().filter(|_| knows).map(|body| body.fingerprint),
         });
         let applied = Apply::new(settings, self.root, ops)
             .run(self)
@@ -180,10 +225,10 @@ impl Memory {
 /// The summary of a model's entries from `low` up to `high`.
 pub(crate) fn summary(model: &Model, low: &[u8], high: Option<&[u8]>) -> Summary {
     model
-        .range(low.to_vec()..)
+        .range::<[u8], _>((Bound::Included(low), Bound::Unbounded))
         .take_while(|(key, _)| high.is_none_or(|high| &key[..] < high))
-        .fold(Summary::EMPTY, |all, (key, body)| {
-            all.plus(Summary::of(KEY.of_entry(key, BodyRef::trusted(body))))
+        .fold(Summary::EMPTY, |all, (_, body)| {
+            all.plus(Summary::of(body.fingerprint))
         })
 }
 
@@ -192,8 +237,18 @@ impl Source for Memory {
     type Error = Corrupt;
 
     fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<Node<Bytes>>, Corrupt> {
-        let bytes = Arc::clone(self.nodes.get(&pointer.block).expect("it was written"));
-        Node::decode(Bytes(bytes), pointer, tree).map(Arc::new)
+        assert_eq!(tree, TREE);
+        let block = self.nodes.get_mut(&pointer.block);
+        let block = block.expect("it was written");
+        if let Some((by, node)) = &block.read
+            && by == pointer
+        {
+            return Ok(Arc::clone(node));
+        }
+        let bytes = Bytes(Arc::clone(&block.bytes));
+        let node = Node::decode(bytes, pointer, tree).map(Arc::new)?;
+        block.read = Some((*pointer, Arc::clone(&node)));
+        Ok(node)
     }
 }
 
@@ -203,7 +258,9 @@ impl Ground for Memory {
     }
 
     fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Corrupt> {
-        assert!(self.nodes.insert(block, Arc::new(bytes)).is_none());
+        let bytes = Arc::new(bytes);
+        let before = self.nodes.insert(block, Block { bytes, read: None });
+        assert!(before.is_none(), "a block is written twice");
         Ok(())
     }
 

@@ -6,12 +6,11 @@ use super::*;
 use crate::seeds::seeds;
 use std::path::{Path, PathBuf};
 
-/// Damaged copies of each target's inputs; fewer where one input is a whole history of trees.
+/// Damaged copies of each target's inputs.
 const ROUNDS: usize = 3000;
-const ROUNDS_OF_TREES: usize = 400;
 
 /// The most that the committed inputs may weigh together.
-const CORPUS_BYTES_MAX: usize = 1 << 20;
+const CORPUS_BYTES_MAX: usize = 3 << 20;
 
 /// xorshift64*: a failure repeats, because the seed never changes.
 pub(crate) struct Chance(u64);
@@ -108,12 +107,7 @@ fn replay_target(target: &str) {
     }
     assert!(inputs.len() > 3, "{target} has no committed inputs");
     let mut chance = Chance::of(target);
-    let rounds = if ["tree", "diff_trees"].contains(&target) {
-        ROUNDS_OF_TREES
-    } else {
-        ROUNDS
-    };
-    for round in 0..rounds {
+    for round in 0..ROUNDS {
         let mut bytes = inputs[chance.below(inputs.len())].clone();
         for _ in 0..=chance.below(4) {
             chance.damage(&mut bytes);

@@ -411,7 +411,12 @@ const RAMFS: u32 = 0x8584_58F6;
 
 /// Reads until `buf` is full or the file ends. Direct reads go on at whole sectors only, so a
 /// short one that ends inside a sector is asked for again from that sector's start.
-fn read_some(file: &File, offset: u64, buf: &mut [u8], alignment: usize) -> io::Result<usize> {
+fn read_some(
+    file: &impl FileExt,
+    offset: u64,
+    buf: &mut [u8],
+    alignment: usize,
+) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64) {
@@ -425,7 +430,7 @@ fn read_some(file: &File, offset: u64, buf: &mut [u8], alignment: usize) -> io::
 }
 
 /// Writes all of `buf`, going on at whole sectors after a short write.
-fn write_all(file: &File, offset: u64, buf: &[u8], alignment: usize) -> io::Result<()> {
+fn write_all(file: &impl FileExt, offset: u64, buf: &[u8], alignment: usize) -> io::Result<()> {
     let mut done = 0;
     while done < buf.len() {
         match file.write_at(&buf[done..], offset + done as u64) {

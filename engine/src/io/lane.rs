@@ -348,4 +348,38 @@ mod tests {
         assert_eq!(lanes.idle.lock().len(), 1);
         writes.wait().unwrap();
     }
+
+    /// A streaming writer may go from thread to thread. When one ends, the kernel gives up those of
+    /// its writes that it has not begun.
+    #[test]
+    fn writes_outlive_the_thread_that_started_them() {
+        let place = tempfile::TempDir::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let disk = FileDisk::create(&place.path().join("file")).unwrap();
+        let Some(lanes) = disk.direct_fd().map(Lanes::new) else {
+            return;
+        };
+        let disk: Arc<dyn Disk> = Arc::new(disk);
+        for round in 1..=20_u8 {
+            let buf = Arc::new(AlignedBuf::copy_of(&vec![round; 128 << 10]));
+            let len = buf.len() as u64;
+            // No space of its own yet: such writes the kernel hands to threads of its own.
+            let start = u64::from(round) * DEPTH as u64 * len;
+            let mut writes = Writes::new(&disk, Some(&lanes));
+            let mut writes = thread::scope(|scope| {
+                let starting = scope.spawn(|| {
+                    for at in 0..DEPTH as u64 {
+                        writes.start(start + at * len, &buf).unwrap();
+                    }
+                    writes
+                });
+                starting.join().unwrap()
+            });
+            writes.wait().unwrap();
+            let mut back = AlignedBuf::zeroed(buf.len());
+            for at in 0..DEPTH as u64 {
+                disk.read(start + at * len, &mut back).unwrap();
+                assert!(back[..] == buf[..], "round {round}, write {at}");
+            }
+        }
+    }
 }

@@ -347,7 +347,7 @@ impl Drop for Flights<'_> {
 pub(super) enum Verdict {
     /// Done.
     All,
-    /// Only the first bytes were moved, this many: whole sectors.
+    /// Only the first bytes were moved, this many: whole sectors, or none that is known of.
     Part(usize),
     /// Nothing was done; ask again.
     Again,
@@ -361,6 +361,8 @@ pub(super) fn judge(result: i32, len: usize, alignment: usize) -> Verdict {
         Ok(bytes) => Verdict::Part(bytes - bytes % alignment),
         Err(_) => match result.wrapping_neg() {
             libc::EINTR | libc::EAGAIN => Verdict::Again,
+            // Given up because the thread that gave the call has ended, not by the disk.
+            libc::ECANCELED => Verdict::Part(0),
             error => Verdict::Failed(error),
         },
     }
@@ -381,6 +383,7 @@ mod tests {
             (511, 8192, Verdict::Part(0)),
             (-libc::EINTR, 8192, Verdict::Again),
             (-libc::EAGAIN, 8192, Verdict::Again),
+            (-libc::ECANCELED, 8192, Verdict::Part(0)),
             (-libc::EIO, 8192, Verdict::Failed(libc::EIO)),
             (-libc::ENOSPC, 0, Verdict::Failed(libc::ENOSPC)),
         ] {

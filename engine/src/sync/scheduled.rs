@@ -3,6 +3,9 @@
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::thread;
 
+use quick_cache::Weighter;
+use std::collections::VecDeque;
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -126,6 +129,12 @@ impl<T> Default for OnceLock<T> {
     }
 }
 
+impl<T> fmt::Debug for OnceLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnceLock")
+    }
+}
+
 impl<T> OnceLock<T> {
     pub(crate) fn set(&self, value: T) -> Result<(), T> {
         let _locked = self.lock.lock();
@@ -182,5 +191,81 @@ impl<T> ArcSwap<T> {
         self.meet();
         self.value.store(value);
         self.meet();
+    }
+}
+
+/// `quick_cache::sync::Cache`, as far as we use it: what came first leaves first, so that a
+/// schedule repeats.
+pub(crate) struct Cache<K, V, W> {
+    /// Never held across a point of the schedule.
+    held: std::sync::Mutex<Held<K, V>>,
+    weight_max: u64,
+    weighter: W,
+    point: atomic::AtomicBool,
+}
+
+struct Held<K, V> {
+    entries: VecDeque<(K, V, u64)>,
+    hits: u64,
+    misses: u64,
+}
+
+impl<K: Eq, V: Clone, W: Weighter<K, V>> Cache<K, V, W> {
+    pub(crate) fn with_weighter(_items: usize, weight_max: u64, weighter: W) -> Self {
+        Self {
+            held: std::sync::Mutex::new(Held {
+                entries: VecDeque::new(),
+                hits: 0,
+                misses: 0,
+            }),
+            weight_max,
+            weighter,
+            point: atomic::AtomicBool::new(false),
+        }
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held<K, V>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
+        self.point.load(atomic::Ordering::SeqCst);
+        let mut held = self.held();
+        let found = held.entries.iter().find(|(other, ..)| other == key);
+        let found = found.map(|(_, value, _)| value.clone());
+        match found {
+            Some(_) => held.hits += 1,
+            None => held.misses += 1,
+        }
+        found
+    }
+
+    pub(crate) fn insert(&self, key: K, value: V) {
+        self.point.load(atomic::Ordering::SeqCst);
+        let weight = self.weighter.weight(&key, &value);
+        let mut held = self.held();
+        held.entries.retain(|(other, ..)| *other != key);
+        held.entries.push_back((key, value, weight));
+        while held.weight() > self.weight_max {
+            held.entries.pop_front();
+        }
+    }
+
+    pub(crate) fn weight(&self) -> u64 {
+        self.held().weight()
+    }
+
+    pub(crate) fn hits(&self) -> u64 {
+        self.held().hits
+    }
+
+    pub(crate) fn misses(&self) -> u64 {
+        self.held().misses
+    }
+}
+
+impl<K, V> Held<K, V> {
+    fn weight(&self) -> u64 {
+        self.entries.iter().map(|(.., weight)| weight).sum()
     }
 }

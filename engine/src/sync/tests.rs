@@ -7,7 +7,9 @@
 //! - At most one leader writes the log.
 //! - Closing while writers wait ends all of them, each with a fate that is true.
 //! - A failed flush is told to all who wait.
-//! - A snapshot's values stay right while checkpoints reuse what nobody reads.
+//! - A snapshot's values stay right while checkpoints reuse what nobody reads; so do the nodes that
+//!   it reads them by, whoever else misses, keeps or drops the same ones in the cache.
+//! - Parts that a thread helps to hash have their sums, and nobody waits for more.
 //!
 //! Method: half of the schedules random, half with few well-placed preemptions (PCT: Burckhardt,
 //! Kothari, Musuvathi and Nagarakatte, 2010). That the tests can fail is a test of its own: each
@@ -16,8 +18,10 @@
 mod medium;
 
 use self::medium::Medium;
+use crate::io::AlignedBuf;
 use crate::io::Disk;
 use crate::planted::{Bug, Race, plant, plant_race};
+use crate::sums::{Helper, Part};
 use crate::world::{Clock, Entropy, World};
 use crate::{Durability, Error, Geometry, Options, Store, Tree};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -88,6 +92,11 @@ fn medium(image: Vec<u8>, scheduled: bool) -> Arc<Medium> {
 
 /// A store of one tree, `t`, with its threads.
 fn start() -> (Arc<Medium>, Store, Tree) {
+    start_with(options().cache_bytes)
+}
+
+/// The same with a cache of so many bytes.
+fn start_with(cache_bytes: u64) -> (Arc<Medium>, Store, Tree) {
     static EMPTY: OnceLock<Vec<u8>> = OnceLock::new();
     let empty = EMPTY.get_or_init(|| {
         let disk = medium(Vec::new(), false);
@@ -96,7 +105,11 @@ fn start() -> (Arc<Medium>, Store, Tree) {
         disk.durable()
     });
     let disk = medium(empty.clone(), true);
-    let store = Store::open_with_threads_on(disk.clone(), world(), &options()).unwrap();
+    let options = Options {
+        cache_bytes,
+        ..options()
+    };
+    let store = Store::open_with_threads_on(disk.clone(), world(), &options).unwrap();
     let tree = store.create_tree(b"t").unwrap();
     (disk, store, tree)
 }
@@ -354,6 +367,103 @@ fn snapshots() {
     store.close().unwrap();
 }
 
+/// Keys of a tree that has branches: leaves hold four entries.
+const KEYS: u8 = 8;
+
+/// A round of values for all keys, as one batch.
+fn fill(store: &Store, tree: &Tree, round: u8) {
+    let mut batch = store.batch();
+    for key in 0..KEYS {
+        batch.put(tree, &[key], [round; 40]);
+    }
+    store.commit(batch, Durability::Buffered).unwrap();
+}
+
+/// Two readers that miss the same nodes while checkpoints write other nodes into the blocks of
+/// those before: a single read shows what was acknowledged before it, a walk shows one round.
+fn nodes(cache_bytes: u64) {
+    let (_, store, tree) = start_with(cache_bytes);
+    fill(&store, &tree, 1);
+    store.checkpoint().unwrap();
+    let acknowledged = Arc::new(AtomicUsize::new(1));
+    let writer = {
+        let (store, tree) = (store.clone(), tree.clone());
+        let acknowledged = Arc::clone(&acknowledged);
+        thread::spawn(move || {
+            for round in 2..6 {
+                fill(&store, &tree, round);
+                acknowledged.store(round.into(), Ordering::SeqCst);
+                store.checkpoint().unwrap();
+            }
+        })
+    };
+    let reader = {
+        let tree = tree.clone();
+        thread::spawn(move || {
+            let mut last = 0;
+            for _ in 0..4 {
+                for key in [0, KEYS - 1] {
+                    let least = acknowledged.load(Ordering::SeqCst).max(last);
+                    last = tree.get(&[key]).unwrap().unwrap()[0].into();
+                    assert!(least <= last, "{last} is read, {least} stands there");
+                }
+            }
+        })
+    };
+    let snapshot = store.snapshot();
+    let first = snapshot.get(&tree, &[0]).unwrap().unwrap();
+    let mut walked = 0;
+    for (entry, key) in snapshot.range(&tree, &[], None).zip(0..) {
+        let entry = entry.unwrap();
+        assert_eq!(entry.key(), [key], "a key is not where it was");
+        let value = entry.part(0).unwrap();
+        assert_eq!(value.as_ref(), Some(&first), "two rounds in one walk");
+        walked += 1;
+    }
+    assert_eq!(walked, KEYS, "a walk lost entries");
+    drop(snapshot);
+    reader.join().unwrap();
+    writer.join().unwrap();
+    store.close().unwrap();
+}
+
+/// All nodes stay in memory, those of blocks that were reused too.
+fn nodes_kept() {
+    nodes(64 << 10);
+}
+
+/// Hardly any does, while it is held either.
+fn nodes_dropped() {
+    nodes(3 << 10);
+}
+
+/// Two writers have parts hashed, and the thread that helps ends while they do.
+fn summing() {
+    let helper = Arc::new(Helper::default());
+    helper.begin();
+    let serving = Arc::clone(&helper);
+    let serving = thread::spawn(move || serving.serve());
+    let writers = [3_u8, 7].map(|byte| {
+        let helper = Arc::clone(&helper);
+        thread::spawn(move || {
+            let part = |number| Part {
+                bytes: Arc::new(AlignedBuf::copy_of(&[byte ^ number; 64])),
+                length: 60,
+                chunk_bytes: 16 << 10,
+            };
+            let sums = helper.sum((0..3).map(part).collect());
+            for (sums, number) in sums.iter().zip(0_u8..) {
+                let bytes = [byte ^ number; 60];
+                assert_eq!(&sums.hash, blake3::hash(&bytes).as_bytes());
+            }
+        })
+    });
+    helper.end();
+    for thread in writers.into_iter().chain([serving]) {
+        thread.join().unwrap();
+    }
+}
+
 // ---- The promises --------------------------------------------------------------------------------
 
 macro_rules! promises {
@@ -376,6 +486,9 @@ promises! {
     closing_ends_all_who_wait: closing / 1;
     a_failed_flush_is_told_to_all: failing / 1;
     a_snapshot_stays_right_while_blocks_are_reused: snapshots / 2;
+    a_node_is_its_pointers_whoever_else_reads: nodes_kept / 2;
+    a_node_that_left_the_cache_is_read_again: nodes_dropped / 2;
+    parts_are_hashed_once_and_nobody_waits_for_more: summing / 1;
 }
 
 /// What is planted.
@@ -402,7 +515,7 @@ fn schedules_until_found(fault: Fault, scenario: Scenario) -> Option<usize> {
 
 #[test]
 fn every_planted_fault_is_found() {
-    let faults: [(Fault, Scenario); 9] = [
+    let faults: [(Fault, Scenario); 13] = [
         (Fault::Bug(Bug::DropLogFlush), acknowledged),
         (Fault::Bug(Bug::AckBeforeFlush), acknowledged),
         (Fault::Race(Race::ShowEarly), readers),
@@ -412,6 +525,10 @@ fn every_planted_fault_is_found() {
         (Fault::Race(Race::ForgetMoved), nobody_waits),
         (Fault::Race(Race::StopUnlocked), stopping),
         (Fault::Bug(Bug::ReleaseWhileRead), snapshots),
+        (Fault::Bug(Bug::ReleaseWhileRead), nodes_dropped),
+        (Fault::Race(Race::CacheByBlock), nodes_kept),
+        (Fault::Race(Race::TopOfNewest), nodes_kept),
+        (Fault::Race(Race::ForgetSummed), summing),
     ];
     let found = faults.map(|(fault, scenario)| (fault, schedules_until_found(fault, scenario)));
     for (fault, tried) in &found {

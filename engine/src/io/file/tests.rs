@@ -229,3 +229,86 @@ fn what_a_file_system_cannot_do_is_told_from_what_went_wrong() {
     let error = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
     assert_eq!(error.kind(), io::ErrorKind::Unsupported);
 }
+
+/// A file whose calls move less than was asked for, or are interrupted, as a script says.
+struct Grudging {
+    bytes: std::cell::RefCell<Vec<u8>>,
+    /// Bytes of each call, or its error; then all is moved.
+    script: std::cell::RefCell<std::collections::VecDeque<Result<usize, i32>>>,
+}
+
+impl Grudging {
+    fn new(bytes: &[u8], script: &[Result<usize, i32>]) -> Self {
+        Self {
+            bytes: bytes.to_vec().into(),
+            script: std::collections::VecDeque::from(script.to_vec()).into(),
+        }
+    }
+
+    /// Bytes that the next call moves.
+    fn next(&self, wanted: usize) -> io::Result<usize> {
+        match self.script.borrow_mut().pop_front() {
+            None => Ok(wanted),
+            Some(Ok(most)) => Ok(most.min(wanted)),
+            Some(Err(error)) => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+}
+
+impl FileExt for Grudging {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = self.bytes.borrow();
+        let rest = &bytes[usize::try_from(offset).unwrap()..];
+        let moved = self.next(buf.len().min(rest.len()))?;
+        buf[..moved].copy_from_slice(&rest[..moved]);
+        Ok(moved)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let moved = self.next(buf.len())?;
+        let start = usize::try_from(offset).unwrap();
+        self.bytes.borrow_mut()[start..start + moved].copy_from_slice(&buf[..moved]);
+        Ok(moved)
+    }
+}
+
+/// At each call of a transfer: a short one (whole sectors, or not), an interrupted one, one that
+/// fails. All is moved, or the error is told.
+#[test]
+fn a_short_or_interrupted_call_is_gone_on_with_and_a_failed_one_told() {
+    let bytes = pattern(8 * 512, 9);
+    let outcomes = [Ok(512), Ok(700), Ok(1536), Err(libc::EINTR), Err(libc::EIO)];
+    for nth in 0..4 {
+        for outcome in outcomes {
+            let mut script = vec![Ok(512); nth];
+            script.extend([outcome; 3]);
+            let file = Grudging::new(&bytes, &script);
+            let mut back = vec![0; bytes.len()];
+            let read = read_some(&file, 0, &mut back, 512);
+            let to = Grudging::new(&vec![0; bytes.len()], &script);
+            let written = write_all(&to, 0, &bytes, 512);
+            if outcome == Err(libc::EIO) {
+                assert_eq!(read.unwrap_err().raw_os_error(), Some(libc::EIO));
+                assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EIO));
+            } else {
+                assert_eq!(read.unwrap(), bytes.len(), "{outcome:?} at {nth}");
+                assert!(back[..] == bytes[..], "{outcome:?} at {nth}");
+                written.unwrap();
+                assert!(to.bytes.borrow()[..] == bytes[..], "{outcome:?} at {nth}");
+            }
+        }
+    }
+}
+
+/// Less than a sector moves nothing on: a read is at the file's end, and a write would never end.
+#[test]
+fn a_call_that_moves_less_than_a_sector_ends_the_transfer() {
+    let bytes = pattern(2048, 9);
+    let script = [Ok(512), Ok(100)];
+    let mut back = vec![0; bytes.len()];
+    let read = read_some(&Grudging::new(&bytes, &script), 0, &mut back, 512);
+    assert_eq!(read.unwrap(), 612);
+    let file = Grudging::new(&bytes, &script);
+    let written = write_all(&file, 0, &bytes, 512).unwrap_err();
+    assert_eq!(written.kind(), io::ErrorKind::WriteZero);
+}
