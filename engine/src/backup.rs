@@ -123,10 +123,16 @@ impl Store {
 
     fn copy_into(&self, copy: &Store) -> Result<BackupReport, Error> {
         let core = self.core();
-        let (snapshot, names) = {
-            // Trees are created and dropped under this lock: the names are the snapshot's.
-            let _queue = core.queue.lock();
-            (Snapshot::take(core), core.directory.list())
+        let (snapshot, names) = loop {
+            // Trees are created and dropped under this lock, and what was created or dropped is
+            // visible: the names are the snapshot's.
+            let queue = core.queue.lock();
+            let changed = core.directory.last_change();
+            if changed <= core.visible() {
+                break (Snapshot::take(core), core.directory.list());
+            }
+            drop(queue);
+            core.flush_log_to(changed)?;
         };
         let _exempt = snapshot.exempt();
         let mut report = BackupReport {

@@ -359,6 +359,7 @@ impl Core {
         );
         if let Some(change) = prepared.trees {
             self.directory.apply(change);
+            self.directory.note_change(end);
         }
         if !durable {
             if queue.buffered_since_ms.is_none() {

@@ -8,7 +8,7 @@ use crate::core::{Refused, Staged, TreeChange};
 use crate::error::Error;
 use crate::sync::RwLock;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use dmerkle::TreeId;
+use dmerkle::{Lsn, TreeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ struct Names {
 pub(crate) struct Directory {
     names: RwLock<Names>,
     next: AtomicU64,
+    /// The end of the batch that holds the last change.
+    changed: AtomicU64,
 }
 
 impl Directory {
@@ -62,6 +64,7 @@ impl Directory {
         Self {
             names: RwLock::new(names),
             next: AtomicU64::new(next.0),
+            changed: AtomicU64::new(0),
         }
     }
 
@@ -138,6 +141,16 @@ impl Directory {
                 }
             }
         }
+    }
+
+    /// Notes where the change stands in the log that was just made.
+    pub(crate) fn note_change(&self, end: Lsn) {
+        self.changed.fetch_max(end.0, Ordering::Release);
+    }
+
+    /// The end of the batch that holds the last change, of this opening.
+    pub(crate) fn last_change(&self) -> Lsn {
+        Lsn(self.changed.load(Ordering::Acquire))
     }
 
     /// Whether anything changed since the last freeze.

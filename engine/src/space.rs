@@ -155,8 +155,9 @@ impl Space {
         let row = inner.rows[region as usize];
         let map = self.read_map(disk, region, row)?;
         let bits = self.bits_of(region, row, &map)?;
-        inner.allocator.load(region, bits);
+        // What may refuse comes first: the two are loaded together or not at all.
         inner.reachable.load(region, bits)?;
+        inner.allocator.load(region, bits);
         Ok(())
     }
 

@@ -148,8 +148,6 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
             if let Err(error) = checkpoint_paced(core) {
                 core.report_checkpoint(Some(error));
                 thread::sleep(Duration::from_millis(RETRY_MS));
-            } else {
-                core.report_checkpoint(None);
             }
         } else {
             core.release_retired();

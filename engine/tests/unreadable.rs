@@ -76,3 +76,17 @@ fn a_store_with_a_spoilt_node_opens_as_often_as_one_likes() {
         store.abandon();
     }
 }
+
+/// A dropped tree that could not be emptied made every checkpoint fail, and then every write.
+#[test]
+fn a_dropped_tree_that_is_damaged_stops_no_checkpoint() {
+    let disk = spoilt();
+    let store = open(&disk);
+    store.drop_tree(b"spoilt").unwrap();
+    for round in 0..4_u8 {
+        store.tree(b"sound").unwrap().put(&[round], b"v").unwrap();
+        store.checkpoint().unwrap();
+    }
+    assert_eq!(store.tree(b"sound").unwrap().count().unwrap(), 4);
+    store.close().unwrap();
+}
