@@ -58,11 +58,8 @@ impl<B: AsRef<[u8]>> Cuts<'_, B> {
             .saturating_add(count);
         let own = self.entries.size(0, count, 0);
         let other = pointer.logical_bytes as usize;
-        let (leaves, room) = if own <= max {
-            (1, max / 8)
-        } else {
-            (2, max / 8)
-        };
+        let leaves = if own <= max { 1 } else { 2 };
+        let room = max / 32;
         own + other + room <= leaves * max
             && all <= leaves * self.limits.fanout
             && self.blocks(own + other) < self.blocks(own) + self.block(other)
@@ -103,22 +100,24 @@ impl<B: AsRef<[u8]>> Cuts<'_, B> {
     /// The largest next leaf, or the largest that ends at an old fence and is nearly full.
     fn full(&self) -> usize {
         let fits = |end| self.leaf_bytes(0, end, self.fence_len(end));
-        let (mut fit, mut over) = (1, self.entries.len());
+        let mut fit = 1;
+        for border in self.entries.borders() {
+            let Some(size) = fits(border) else { continue };
+            if size * 16 >= self.block(size) * 15 {
+                return border;
+            }
+            fit = fit.max(border);
+            if size * 8 < self.limits.bytes * 3 {
+                break;
+            }
+        }
+        let mut over = self.entries.len();
         while over - fit > 1 {
             let middle = usize::midpoint(fit, over);
             if fits(middle).is_some() {
                 fit = middle;
             } else {
                 over = middle;
-            }
-        }
-        for border in self.entries.borders().filter(|border| *border <= fit) {
-            let Some(size) = fits(border) else { continue };
-            if size * 8 < self.limits.bytes * 3 {
-                break;
-            }
-            if size * 16 >= self.block(size) * 15 {
-                return border;
             }
         }
         fit
