@@ -36,7 +36,7 @@ struct Counted {
     run: fn(u64),
 }
 
-const ALL: [Counted; 8] = [
+const ALL: [Counted; 10] = [
     Counted {
         name: "node search: a lookup in 20,000 entries",
         times: 20_000,
@@ -46,6 +46,16 @@ const ALL: [Counted; 8] = [
         name: "apply: an operation, 1 in 100 of 20,000 entries",
         times: 2000,
         run: apply,
+    },
+    Counted {
+        name: "apply: an insert, 10 for a leaf of 20,000 entries",
+        times: 4000,
+        run: apply_densely,
+    },
+    Counted {
+        name: "apply: an insert behind the last of 20,000 entries",
+        times: 20_000,
+        run: append_to_tree,
     },
     Counted {
         name: "allocator: an extent taken and one given back",
@@ -323,6 +333,39 @@ fn apply(times: u64) {
         black_box(applied.expect("memory does not fail"));
         memory.written.clear();
     }
+}
+
+/// Inserts at random, 10 for a leaf at a time, each time into the tree as it was.
+fn apply_densely(times: u64) {
+    let (mut memory, root, keys) = tree();
+    let at_once = keys.len() as u64 / 10;
+    let mut new: Vec<_> = (ENTRIES..ENTRIES + at_once).map(key).collect();
+    new.sort();
+    for round in 0..times.div_ceil(at_once) {
+        insert(&mut memory, root, &new, round + 2);
+    }
+}
+
+/// Inserts behind all others, so many at once.
+fn append_to_tree(times: u64) {
+    let (mut memory, root, _) = tree();
+    let new: Vec<_> = (0..times)
+        .map(|number| format!("g{number:019}").into_bytes())
+        .collect();
+    insert(&mut memory, root, &new, 2);
+}
+
+/// As a checkpoint does: each operation's fingerprint is known.
+fn insert(memory: &mut Memory, root: Root, keys: &[Vec<u8>], generation: u64) {
+    let body = body(2);
+    let ops = keys.iter().map(|key| Op {
+        key: key.as_slice(),
+        change: Change::Put(body.as_slice()),
+        fingerprint: Some(Sum(1)),
+    });
+    let applied = Apply::new(settings(generation), root, ops).run(memory);
+    black_box(applied.expect("memory does not fail"));
+    memory.written.clear();
 }
 
 fn allocate(times: u64) {

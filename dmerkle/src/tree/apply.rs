@@ -95,7 +95,7 @@ pub struct Apply<I, K, V, B> {
     frames: Vec<Frame<B>>,
     /// Frames below one that was opened and is walked from its beginning, lowest first.
     stash: Vec<Frame<B>>,
-    packer: Packer,
+    packer: Packer<B>,
     begun: bool,
     opened: bool,
     old_height: u8,
@@ -258,7 +258,7 @@ where
         self.opened = true;
         ground.retire_node(frame.node.pointer());
         if frame.node.is_leaf() {
-            self.packer.add_sum(frame.sum);
+            self.packer.open_leaf(Arc::clone(&frame.node), frame.sum);
         }
     }
 
@@ -272,8 +272,8 @@ where
         if parent.open {
             let root = parent.node.child(parent.next);
             let node = &self.frames[depth - 1].node;
-            let (low, order) = (node.low(), root.pointer.order);
-            if !self.packer.make_way(ground, node.level(), low, order)? {
+            let low = node.low();
+            if !self.packer.make_way(ground, node.level(), low, &root)? {
                 self.open_last(ground);
                 return Ok(());
             }
@@ -299,7 +299,7 @@ where
         let node = Arc::clone(&frame.node);
         let Some(op) = self.ops.pop_below(node.high()) else {
             let from = frame.next;
-            self.move_entries(ground, &node, from, node.count())?;
+            self.move_entries(ground, from, node.count())?;
             self.leave();
             return Ok(());
         };
@@ -307,7 +307,7 @@ where
         let (position, found) = node.position(key);
         let from = core::mem::replace(&mut frame.next, position + usize::from(found));
         self.work += 1;
-        self.move_entries(ground, &node, from, position)?;
+        self.move_entries(ground, from, position)?;
         let old = found.then(|| node.body(position));
         let new = match &op.change {
             Change::Put(body) => Some(BodyRef::trusted(body.as_ref())),
@@ -316,10 +316,10 @@ where
         if let (Some(old), Some(new)) = (old, new)
             && old.as_bytes() == new.as_bytes()
         {
-            return self.packer.old_entry(ground, key, &[], old);
+            return self.packer.old_entries(ground, position, position + 1);
         }
         if let Some(old) = old {
-            self.packer.forget(key, old);
+            self.packer.forget(position, key);
             let geometry = self.packer.settings().geometry;
             for extent in old.extents() {
                 let kept =
@@ -338,17 +338,11 @@ where
     fn move_entries<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
-        node: &Node<B>,
         from: usize,
         to: usize,
     ) -> Result<(), G::Error> {
         self.work += to - from;
-        for index in from..to {
-            let key = node.entry_key(index);
-            self.packer
-                .old_entry(ground, key.prefix, key.suffix, node.body(index))?;
-        }
-        Ok(())
+        self.packer.old_entries(ground, from, to)
     }
 
     /// In a branch: goes down where an operation is, and otherwise keeps or passes over a child.
@@ -375,10 +369,7 @@ where
         self.low.clear();
         node.child_low(next, &mut self.low);
         let level = node.level() - 1;
-        if self
-            .packer
-            .make_way(ground, level, &self.low, root.pointer.order)?
-        {
+        if self.packer.make_way(ground, level, &self.low, &root)? {
             self.high.clear();
             let bounded = node.child_high(next, &mut self.high);
             let high = bounded.then_some(&self.high[..]);

@@ -4,6 +4,8 @@ pub mod apply;
 mod branch;
 mod build;
 pub mod cursor;
+mod cut;
+mod entries;
 mod ground;
 mod leaf;
 pub mod lookup;

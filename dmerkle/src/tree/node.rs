@@ -65,6 +65,30 @@ impl KeyRef<'_> {
         out
     }
 
+    /// What follows the first `count` bytes, in two pieces.
+    pub(crate) fn behind(&self, count: usize) -> (&[u8], &[u8]) {
+        match count.checked_sub(self.prefix.len()) {
+            Some(more) => (&[], &self.suffix[more..]),
+            None => (&self.prefix[count..], self.suffix),
+        }
+    }
+
+    /// Bytes that both keys begin with alike.
+    pub(crate) fn common_prefix(&self, other: KeyRef<'_>) -> usize {
+        let mut whole = 0;
+        loop {
+            let (a, a_rest) = self.behind(whole);
+            let (b, b_rest) = other.behind(whole);
+            let a = if a.is_empty() { a_rest } else { a };
+            let b = if b.is_empty() { b_rest } else { b };
+            let shared = common_prefix(a, b);
+            whole += shared;
+            if shared == 0 || shared < a.len().min(b.len()) {
+                return whole;
+            }
+        }
+    }
+
     /// How the whole key compares with another.
     pub fn cmp_key(&self, key: &[u8]) -> Ordering {
         let shared = self.prefix.len().min(key.len());
@@ -361,14 +385,31 @@ impl<B: AsRef<[u8]>> Node<B> {
         ) as usize
     }
 
-    /// The record of key `index`.
-    pub(crate) fn record(&self, index: usize) -> &[u8] {
-        let end = if index + 1 < self.keys() {
-            self.slot(index + 1)
+    /// The heads of keys `from..to`.
+    pub(crate) fn heads(&self, from: usize, to: usize) -> &[u8] {
+        let at = self.heads as usize;
+        &self.block()[at + from * layout::HEAD_BYTES..at + to * layout::HEAD_BYTES]
+    }
+
+    /// The slots of keys `from..to`.
+    pub(crate) fn slots(&self, from: usize, to: usize) -> &[u8] {
+        let at = self.slots as usize;
+        &self.block()[at + from * layout::SLOT_BYTES..at + to * layout::SLOT_BYTES]
+    }
+
+    /// The records of keys `from..to`, at least one.
+    pub(crate) fn records(&self, from: usize, to: usize) -> &[u8] {
+        let end = if to < self.keys() {
+            self.slot(to)
         } else {
             self.heap_end as usize
         };
-        &self.block()[self.slot(index)..end]
+        &self.block()[self.slot(from)..end]
+    }
+
+    /// The record of key `index`.
+    pub(crate) fn record(&self, index: usize) -> &[u8] {
+        self.records(index, index + 1)
     }
 
     fn suffix(&self, index: usize) -> &[u8] {

@@ -10,7 +10,8 @@
 //! - A flush is followed by a kept subtree that begins where it ended, or by the end. So where
 //!   nothing is pending, the last thing before the frontier is a clean subtree, which can be
 //!   opened again.
-//! - `total` is the sum of all pending entries, so that the last leaf of a flush is never hashed.
+
+use std::sync::Arc;
 
 use crate::error::{Corrupt, Place, Structure};
 use crate::fingerprint::FingerprintKey;
@@ -18,8 +19,10 @@ use crate::format::body::BodyRef;
 use crate::format::pointer::Pointer;
 use crate::geometry::Geometry;
 use crate::tree::branch::{Root, encode_branch};
+use crate::tree::cut::Cuts;
+use crate::tree::entries::Entries;
 use crate::tree::ground::Ground;
-use crate::tree::leaf::encode_leaf;
+use crate::tree::leaf::LeafWriter;
 use crate::tree::lookup::expect_level;
 use crate::tree::node::{Label, Node};
 use crate::tree::pending::{Limits, Pending};
@@ -50,10 +53,9 @@ struct Child {
 
 /// The pending nodes of every level.
 #[derive(Debug)]
-pub(crate) struct Packer {
+pub(crate) struct Packer<B> {
     settings: Settings,
-    entries: Pending<Option<Sum>>,
-    total: Sum,
+    entries: Entries<B>,
     /// Levels 1 and up.
     children: Vec<Pending<Child>>,
     /// Where what was written or kept ends; none if it ends with the key space.
@@ -62,11 +64,10 @@ pub(crate) struct Packer {
     pub written: usize,
 }
 
-impl Packer {
+impl<B: AsRef<[u8]>> Packer<B> {
     pub fn new(settings: Settings) -> Self {
         Self {
-            entries: Pending::new(Limits::new(&settings.geometry, 0)),
-            total: Sum(0),
+            entries: Entries::new(),
             children: Vec::new(),
             frontier: Some(Vec::new()),
             written: 0,
@@ -78,31 +79,29 @@ impl Packer {
         &self.settings
     }
 
-    /// Adds the contents' sum of a leaf whose entries will follow.
-    pub fn add_sum(&mut self, sum: Sum) {
-        self.total = self.total.plus(sum);
+    /// Opens an old leaf, whose entries will follow, each as it stands or forgotten.
+    pub fn open_leaf(&mut self, node: Arc<Node<B>>, sum: Sum) {
+        self.entries.open(node, sum);
     }
 
-    /// An entry of an old leaf, whose fingerprint is in a sum that was added, or will be taken
-    /// out, is gone.
-    pub fn forget(&mut self, key: &[u8], body: BodyRef<'_>) {
-        let sum = self.settings.key.of_entry(key, body);
-        self.total = self.total.minus(sum);
+    /// The next entry of the opened leaf, whose key is `key`, is replaced or gone.
+    pub fn forget(&mut self, index: usize, key: &[u8]) {
+        self.entries.forget(index, &self.settings.key, key);
     }
 
-    /// An entry as it stood in an old leaf, whose sum was added.
-    pub fn old_entry<G: Ground>(
+    /// The next entries of the opened leaf, as they stand.
+    pub fn old_entries<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
-        prefix: &[u8],
-        suffix: &[u8],
-        body: BodyRef<'_>,
+        from: usize,
+        to: usize,
     ) -> Result<(), G::Error> {
-        self.push_entry(ground, prefix, suffix, body.as_bytes(), None)
+        self.entries.push_old(from, to);
+        self.write_ready(ground)
     }
 
     /// A new entry.
-    pub fn new_entry<G: Ground>(
+    pub fn new_entry<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         key: &[u8],
@@ -110,21 +109,20 @@ impl Packer {
         sum: Option<Sum>,
     ) -> Result<(), G::Error> {
         let sum = sum.unwrap_or_else(|| self.settings.key.of_entry(key, body));
-        self.total = self.total.plus(sum);
-        self.push_entry(ground, key, &[], body.as_bytes(), Some(sum))
+        self.entries.push_new(key, body.as_bytes(), sum);
+        self.write_ready(ground)
     }
 
-    fn push_entry<G: Ground>(
-        &mut self,
-        ground: &mut G,
-        prefix: &[u8],
-        suffix: &[u8],
-        body: &[u8],
-        sum: Option<Sum>,
-    ) -> Result<(), G::Error> {
-        let low_len = self.frontier.as_ref().map_or(0, Vec::len);
-        self.entries.push(prefix, suffix, body, sum, low_len);
-        while let Some(count) = self.entries.ready() {
+    fn cuts(&self) -> Cuts<'_, B> {
+        Cuts {
+            entries: &self.entries,
+            limits: Limits::new(&self.settings.geometry, 0),
+            low_len: self.frontier.as_ref().map_or(0, Vec::len),
+        }
+    }
+
+    fn write_ready<G: Ground<Bytes = B>>(&mut self, ground: &mut G) -> Result<(), G::Error> {
+        while let Some(count) = self.cuts().ready() {
             self.write_leaf(ground, count, None)?;
         }
         Ok(())
@@ -141,36 +139,40 @@ impl Packer {
         }
     }
 
+    /// Whether what is pending at a branch level is too little for a node.
     fn is_underfull(&self, level: u8) -> bool {
-        match level {
-            0 => self.entries.is_underfull(),
-            _ => self.children[usize::from(level) - 1].is_underfull(),
-        }
+        self.children[usize::from(level) - 1].is_underfull()
     }
 
     /// Makes way for a clean subtree of `level` that begins at `low`: writes what is pending
     /// below it. Says `false` if the subtree must be opened instead, because what is pending is
     /// too little for a node, or because there is a gap before it.
-    pub fn make_way<G: Ground>(
+    pub fn make_way<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
         low: &[u8],
-        order: Order,
+        root: &Root,
     ) -> Result<bool, G::Error> {
-        for at in 0..=level {
+        if self.entries.is_empty() {
+            if self.frontier.as_deref() != Some(low) {
+                return Ok(false);
+            }
+        } else if level == 0 && self.cuts().wants(root) {
+            return Ok(false);
+        } else {
+            self.flush(ground, 0, Some(low))?;
+        }
+        for at in 1..=level {
             if self.is_empty(at) {
-                if at == 0 && self.frontier.as_deref() != Some(low) {
-                    return Ok(false);
-                }
                 continue;
             }
             if self.is_underfull(at) {
-                // A neighbour that is one huge entry cannot help, unless a branch would be left
+                // A neighbour that is one huge node cannot help, unless a branch would be left
                 // with a single child.
                 let limits = Limits::new(&self.settings.geometry, at);
-                let alone = at > 0 && self.children[usize::from(at) - 1].len() < limits.least;
-                if at < level || order.0 <= limits.order || alone {
+                let alone = self.children[usize::from(at) - 1].len() < limits.least;
+                if at < level || root.pointer.order.0 <= limits.order || alone {
                     return Ok(false);
                 }
             }
@@ -180,7 +182,7 @@ impl Packer {
     }
 
     /// Keeps a clean subtree for which way was made.
-    pub fn keep<G: Ground>(
+    pub fn keep<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
@@ -203,7 +205,7 @@ impl Packer {
         }
     }
 
-    fn push_child<G: Ground>(
+    fn push_child<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
@@ -222,7 +224,7 @@ impl Packer {
         } else {
             pending.key(0).len()
         };
-        pending.push(low, &[], &[], child, low_len);
+        pending.push(low, child, low_len);
         while let Some(count) = self.children[index].ready() {
             self.write_branch(ground, level, count, None)?;
         }
@@ -230,34 +232,31 @@ impl Packer {
     }
 
     /// Writes all that is pending at `level` as nodes, the last of which ends at `high`.
-    fn flush<G: Ground>(
+    fn flush<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
         high: Option<&[u8]>,
     ) -> Result<(), G::Error> {
-        let high_len = high.map_or(0, <[u8]>::len);
-        let ends = if level == 0 {
-            let low_len = self.frontier.as_ref().map_or(0, Vec::len);
-            self.entries.plan(low_len, high_len)
-        } else {
-            let pending = &self.children[usize::from(level) - 1];
-            pending.plan(pending.key(0).len(), high_len)
-        };
+        if level == 0 {
+            let high_len = high.map(<[u8]>::len);
+            while let Some(count) = self.cuts().last(high_len) {
+                self.write_leaf(ground, count, None)?;
+            }
+            return self.write_leaf(ground, self.entries.len(), Some(high));
+        }
+        let pending = &self.children[usize::from(level) - 1];
+        let ends = pending.plan(pending.key(0).len(), high.map_or(0, <[u8]>::len));
         let mut from = 0;
         for (index, end) in ends.iter().enumerate() {
             let last = (index + 1 == ends.len()).then_some(high);
-            if level == 0 {
-                self.write_leaf(ground, end - from, last)?;
-            } else {
-                self.write_branch(ground, level, end - from, last)?;
-            }
+            self.write_branch(ground, level, end - from, last)?;
             from = *end;
         }
         Ok(())
     }
 
-    fn label<G: Ground>(&self, ground: &mut G, bytes: usize) -> Result<Label, G::Error> {
+    fn label<G: Ground<Bytes = B>>(&self, ground: &mut G, bytes: usize) -> Result<Label, G::Error> {
         let units = self.settings.geometry.units_for(bytes as u64);
         let order = Order::holding(u32::try_from(units).expect("a node is under 4 GiB"));
         Ok(Label {
@@ -269,8 +268,8 @@ impl Packer {
         })
     }
 
-    fn zeroed(&self, order: Order) -> Vec<u8> {
-        vec![0; (self.settings.geometry.unit_bytes as usize) << order.0]
+    fn block_bytes(&self, order: Order) -> usize {
+        (self.settings.geometry.unit_bytes as usize) << order.0
     }
 
     /// Writes the first `count` entries as a leaf. `end` is its high fence if these are the last
@@ -279,37 +278,29 @@ impl Packer {
         clippy::option_option,
         reason = "an end without an upper bound is an end"
     )]
-    fn write_leaf<G: Ground>(
+    fn write_leaf<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         count: usize,
         end: Option<Option<&[u8]>>,
     ) -> Result<(), G::Error> {
         let low = self.frontier.take().expect("entries lie before the end");
-        let pending = &self.entries;
+        let entries = &self.entries;
         let high: Option<Vec<u8>> = match end {
             Some(high) => high.map(<[u8]>::to_vec),
-            None => Some(pending.fence(count).to_vec()),
+            None => Some(entries.fence(count)),
         };
-        let size = pending.size(0, count, low.len() + high.as_ref().map_or(0, Vec::len));
+        let fences = low.len() + high.as_ref().map_or(0, Vec::len);
+        let size = entries.size(0, count, fences);
         let label = self.label(ground, size)?;
-        let mut block = self.zeroed(label.order);
-        let pointer = encode_leaf(&mut block, &label, &low, high.as_deref(), count, |index| {
-            (pending.key(index), pending.body(index))
-        });
+        let bytes = self.block_bytes(label.order);
+        let first = self.entries.key(0);
+        let prefix = first.common_prefix(self.entries.key(count - 1));
+        let mut writer = LeafWriter::new(first, prefix, count, bytes);
+        self.entries.encode(count, &mut writer);
+        let (block, pointer) = writer.finish(&label, bytes, &low, high.as_deref());
         assert_eq!(pointer.logical_bytes as usize, size);
-        let sum = if count == pending.len() {
-            self.total
-        } else {
-            (0..count).fold(Sum(0), |sum, index| {
-                sum.plus(pending.extra(index).unwrap_or_else(|| {
-                    let body = BodyRef::trusted(pending.body(index));
-                    self.settings.key.of_entry(pending.key(index), body)
-                }))
-            })
-        };
-        self.total = self.total.minus(sum);
-        self.entries.drop_first(count);
+        let sum = self.entries.drop_first(count, &self.settings.key);
         ground.write(pointer.block, block)?;
         self.written += 1;
         self.frontier = high;
@@ -324,7 +315,7 @@ impl Packer {
         clippy::option_option,
         reason = "an end without an upper bound is an end"
     )]
-    fn write_branch<G: Ground>(
+    fn write_branch<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
@@ -334,10 +325,10 @@ impl Packer {
         let index = usize::from(level) - 1;
         let pending = &self.children[index];
         let low = pending.key(0).to_vec();
-        let high = end.unwrap_or_else(|| Some(pending.fence(count)));
+        let high = end.unwrap_or_else(|| Some(pending.key(count)));
         let size = pending.size(0, count, low.len() + high.map_or(0, <[u8]>::len));
         let label = self.label(ground, size)?;
-        let mut block = self.zeroed(label.order);
+        let mut block = vec![0; self.block_bytes(label.order)];
         let pointer = encode_branch(&mut block, &label, level, high, count, |index| {
             (pending.key(index), pending.extra(index).root)
         });
@@ -351,7 +342,7 @@ impl Packer {
         self.push_fresh(ground, level + 1, &low, pointer, summary)
     }
 
-    fn push_fresh<G: Ground>(
+    fn push_fresh<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
@@ -364,7 +355,7 @@ impl Packer {
     }
 
     /// Ends the stream: writes all that is pending. Gives the root and its level.
-    pub fn finish<G: Ground>(&mut self, ground: &mut G) -> Result<(Root, u8), G::Error> {
+    pub fn finish<G: Ground<Bytes = B>>(&mut self, ground: &mut G) -> Result<(Root, u8), G::Error> {
         if self.entries.is_empty() && self.frontier.is_some() {
             // The last entries are gone: their range falls to the leaf before them.
             if !self.reopen_last(ground, 0)? {
@@ -383,7 +374,7 @@ impl Packer {
             if self.is_empty(level) {
                 continue;
             }
-            if !top && self.is_underfull(level) {
+            if level > 0 && !top && self.is_underfull(level) {
                 self.reopen_last(ground, level)?;
             }
             self.flush(ground, level, None)?;
@@ -393,7 +384,11 @@ impl Packer {
 
     /// Opens the last clean node of `level` and puts its contents before what is pending there.
     /// Says `false` if there is none, or if it was just written.
-    fn reopen_last<G: Ground>(&mut self, ground: &mut G, level: u8) -> Result<bool, G::Error> {
+    fn reopen_last<G: Ground<Bytes = B>>(
+        &mut self,
+        ground: &mut G,
+        level: u8,
+    ) -> Result<bool, G::Error> {
         let above = usize::from(level);
         if self.is_empty(level + 1)
             && (above + 1 >= self.children.len() || !self.reopen_last(ground, level + 1)?)
@@ -421,7 +416,7 @@ impl Packer {
             .into());
         }
         if level == 0 {
-            self.reopen_leaf(ground, &node, low, child.root.summary.sum)?;
+            self.reopen_leaf(ground, node, low, child.root.summary.sum)?;
         } else {
             self.reopen_branch(ground, level, &node)?;
         }
@@ -438,31 +433,25 @@ impl Packer {
         }
     }
 
-    fn reopen_leaf<G: Ground>(
+    fn reopen_leaf<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
-        node: &Node<G::Bytes>,
+        node: Arc<Node<B>>,
         low: Vec<u8>,
         sum: Sum,
     ) -> Result<(), G::Error> {
-        let limits = *self.entries.limits();
-        let behind = core::mem::replace(&mut self.entries, Pending::new(limits));
+        assert!(self.entries.is_empty());
         self.frontier = Some(low);
-        self.add_sum(sum);
-        for (key, body) in node.entries() {
-            self.old_entry(ground, key.prefix, key.suffix, body)?;
-        }
-        for (key, body, sum) in behind.into_items() {
-            self.push_entry(ground, &key, &[], &body, sum)?;
-        }
-        Ok(())
+        let count = node.count();
+        self.entries.open(node, sum);
+        self.old_entries(ground, 0, count)
     }
 
-    fn reopen_branch<G: Ground>(
+    fn reopen_branch<G: Ground<Bytes = B>>(
         &mut self,
         ground: &mut G,
         level: u8,
-        node: &Node<G::Bytes>,
+        node: &Node<B>,
     ) -> Result<(), G::Error> {
         let index = usize::from(level) - 1;
         let limits = *self.children[index].limits();
@@ -474,7 +463,7 @@ impl Packer {
             let root = node.child(at);
             self.push_child(ground, level, &low, Child { root, fresh: false })?;
         }
-        for (low, _, child) in behind.into_items() {
+        for (low, child) in behind.into_items() {
             self.push_child(ground, level, &low, child)?;
         }
         Ok(())

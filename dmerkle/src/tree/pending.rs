@@ -1,7 +1,8 @@
-//! What will become the next nodes of one level: items in key order, cut into nodes as they come.
+//! What will become the next branches of one level: children in key order, cut into branches as
+//! they come. (Entries of leaves: see `entries`.)
 //!
-//! Invariants: items ascend strictly; every run between cuts fits a node of ordinary size, or has
-//! as few items as a node may have; at most one cut stands once the caller has taken what is
+//! Invariants: children ascend strictly; every run between cuts fits a node of ordinary size, or has
+//! as few children as a node may have; at most one cut stands once the caller has taken what is
 //! ready, so that a last run that turns out short is evened out with the one before it.
 
 use crate::format::node as layout;
@@ -19,7 +20,8 @@ pub(crate) struct Limits {
     pub fanout: usize,
     /// Items at least: a branch of one child would only be a longer way.
     pub least: usize,
-    leaf: bool,
+    /// Bytes of the smallest block.
+    pub unit: usize,
 }
 
 impl Limits {
@@ -35,7 +37,7 @@ impl Limits {
             order,
             fanout: geometry.fanout_max.into(),
             least: if leaf { 1 } else { 2 },
-            leaf,
+            unit: geometry.unit_bytes as usize,
         }
     }
 }
@@ -43,16 +45,14 @@ impl Limits {
 #[derive(Debug)]
 struct Item<T> {
     at: usize,
-    key_len: usize,
     extra: T,
 }
 
-/// The items of one level that are in no node yet: entries (key, body and what is known of the
-/// fingerprint), or children (low fence, nothing, and the child).
+/// The children of one level that are in no branch yet: low fence and what is known of the child.
 #[derive(Debug)]
 pub(crate) struct Pending<T> {
     limits: Limits,
-    /// Key and body of each item, one behind the other.
+    /// The key of each item, one behind the other.
     bytes: Vec<u8>,
     items: Vec<Item<T>>,
     /// Ends of the runs that are as full as they get.
@@ -84,13 +84,7 @@ impl<T> Pending<T> {
     }
 
     pub fn key(&self, index: usize) -> &[u8] {
-        let item = &self.items[index];
-        &self.bytes[item.at..item.at + item.key_len]
-    }
-
-    pub fn body(&self, index: usize) -> &[u8] {
-        let item = &self.items[index];
-        &self.bytes[item.at + item.key_len..self.end(index)]
+        &self.bytes[self.items[index].at..self.end(index)]
     }
 
     pub fn extra(&self, index: usize) -> &T {
@@ -103,31 +97,15 @@ impl<T> Pending<T> {
             .map_or(self.bytes.len(), |next| next.at)
     }
 
-    /// The fence between item `index - 1` and item `index`: the shortest one between two entries,
-    /// the child's own between two children.
-    pub fn fence(&self, index: usize) -> &[u8] {
-        let key = self.key(index);
-        if !self.limits.leaf {
-            return key;
-        }
-        &key[..=common_prefix(self.key(index - 1), key)]
-    }
-
-    /// Adds an item behind all others; the key comes in two pieces. `low_len` is the length of
-    /// the fence below the first item.
-    pub fn push(&mut self, prefix: &[u8], suffix: &[u8], body: &[u8], extra: T, low_len: usize) {
+    /// Adds an item behind all others. `low_len` is the length of the fence below the first item.
+    pub fn push(&mut self, key: &[u8], extra: T, low_len: usize) {
         let at = self.bytes.len();
-        self.bytes.extend_from_slice(prefix);
-        self.bytes.extend_from_slice(suffix);
-        self.bytes.extend_from_slice(body);
-        let key_len = prefix.len() + suffix.len();
-        self.items.push(Item { at, key_len, extra });
+        self.bytes.extend_from_slice(key);
+        self.items.push(Item { at, extra });
         let last = self.items.len() - 1;
         let start = self.last_cut();
         // Only now is the fence known that would end a run before this item.
-        if last > start + self.limits.least
-            && !self.fits(start, last, low_len, self.fence(last).len())
-        {
+        if last > start + self.limits.least && !self.fits(start, last, low_len, key.len()) {
             self.cuts[self.cut_count] = last - 1;
             self.cut_count += 1;
         }
@@ -164,36 +142,25 @@ impl<T> Pending<T> {
     /// Takes the last item off.
     pub fn pop(&mut self) -> Option<(Vec<u8>, T)> {
         let item = self.items.pop()?;
-        let key = self.bytes[item.at..item.at + item.key_len].to_vec();
-        self.bytes.truncate(item.at);
+        let key = self.bytes.split_off(item.at);
         while self.cut_count > 0 && self.last_cut() >= self.items.len() {
             self.cut_count -= 1;
         }
         Some((key, item.extra))
     }
 
-    /// The items in order, with their bytes, for putting them elsewhere.
-    pub fn into_items(self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>, T)> {
-        let Self { bytes, items, .. } = self;
-        let mut ends: Vec<usize> = items.iter().skip(1).map(|item| item.at).collect();
-        ends.push(bytes.len());
-        items.into_iter().zip(ends).map(move |(item, end)| {
-            let split = item.at + item.key_len;
-            (
-                bytes[item.at..split].to_vec(),
-                bytes[split..end].to_vec(),
-                item.extra,
-            )
-        })
+    /// The items in order, with their keys, for putting them elsewhere.
+    pub fn into_items(mut self) -> impl Iterator<Item = (Vec<u8>, T)> {
+        let mut items = Vec::with_capacity(self.len());
+        while let Some(item) = self.pop() {
+            items.push(item);
+        }
+        items.into_iter().rev()
     }
 
     /// Bytes of a node of items `from..to`.
     pub fn size(&self, from: usize, to: usize, fences: usize) -> usize {
         let total = self.end(to - 1) - self.items[from].at;
-        if self.limits.leaf {
-            let prefix = common_prefix(self.key(from), self.key(to - 1));
-            return layout::leaf_bytes(to - from, total, 0, prefix, fences);
-        }
         let prefix = if to - from > 1 {
             common_prefix(self.key(from + 1), self.key(to - 1))
         } else {
@@ -207,7 +174,7 @@ impl<T> Pending<T> {
         let low = if from == 0 {
             low_len
         } else {
-            self.fence(from).len()
+            self.key(from).len()
         };
         to - from <= self.limits.fanout && self.size(from, to, low + high_len) <= self.limits.bytes
     }
@@ -268,9 +235,9 @@ impl<T> Pending<T> {
                 .clamp(least, count - least)
         };
         let cost = |cut: usize| {
-            let fits = self.fits(0, cut, low_len, self.fence(cut).len())
-                && self.fits(cut, count, low_len, high_len);
-            let fence = self.fence(cut).len();
+            let fence = self.key(cut).len();
+            let fits =
+                self.fits(0, cut, low_len, fence) && self.fits(cut, count, low_len, high_len);
             let first = self.size(0, cut, low_len + fence);
             let second = self.size(cut, count, fence + high_len);
             fits.then(|| first.next_power_of_two() + second.next_power_of_two())

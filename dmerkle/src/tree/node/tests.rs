@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::body::BodyBuilder;
 use crate::tree::branch::{Root, encode_branch};
-use crate::tree::leaf::encode_leaf;
+use crate::tree::leaf::LeafWriter;
 use crate::types::{Sum, Summary};
 
 const TREE: TreeId = TreeId(7);
@@ -26,11 +26,20 @@ fn label(order: u8) -> Label {
 
 fn leaf(map: &BTreeMap<Vec<u8>, Vec<u8>>, low: &[u8], high: Option<&[u8]>) -> (Vec<u8>, Pointer) {
     let entries: Vec<_> = map.iter().collect();
-    let mut block = vec![0; 16 * 1024];
-    let pointer = encode_leaf(&mut block, &label(5), low, high, entries.len(), |index| {
-        (entries[index].0, entries[index].1)
-    });
-    (block, pointer)
+    let key = |index: usize| KeyRef {
+        prefix: &[],
+        suffix: entries[index].0,
+    };
+    let prefix = key(0).common_prefix(key(entries.len() - 1));
+    let mut writer = LeafWriter::new(key(0), prefix, entries.len(), 16 * 1024);
+    (0..entries.len()).for_each(|index| writer.head(key(index)));
+    for (key, body) in &entries {
+        writer.slot(key.len(), body.len());
+    }
+    for (index, (_, body)) in entries.iter().enumerate() {
+        writer.record(key(index), body);
+    }
+    writer.finish(&label(5), 16 * 1024, low, high)
 }
 
 fn branch(keys: &[Vec<u8>]) -> (Vec<u8>, Pointer) {
