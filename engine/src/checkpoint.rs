@@ -2,8 +2,8 @@
 //!
 //! The order, each step whole before the next, in [`Checkpointer::step`]:
 //! 1. freeze; flush the log up to there, so that the base never holds what is not durable;
-//! 2. apply to each tree, then empty dropped trees a little, then apply to the catalog: new nodes
-//!    go into free blocks, never over live ones;
+//! 2. move medium parts to extents; apply to each tree, then empty dropped trees a little, then apply
+//!    to the catalog: what is new goes into free units, never over live ones;
 //! 3. maps and region table, into the copies that the durable superblock does not name, and only
 //!    once a durable log block carries the last generation;
 //! 4. flush; superblock into the other slot; flush: from here on a crash finds the new tree;
@@ -20,6 +20,7 @@ use crate::core::{Core, Frozen};
 use crate::error::Error;
 use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
+use crate::medium::Move;
 use crate::memtable::{Op, split_key};
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
@@ -70,10 +71,11 @@ impl AsRef<[u8]> for KeyOf {
     }
 }
 
-type Ops = Vec<TreeOp<KeyOf, Arc<[u8]>>>;
+pub(crate) type Ops = Vec<TreeOp<KeyOf, Arc<[u8]>>>;
 type Applying = Apply<std::vec::IntoIter<TreeOp<KeyOf, Arc<[u8]>>>, KeyOf, Arc<[u8]>, AlignedBuf>;
 
 enum Phase {
+    Move,
     Trees,
     Truncate,
     Catalog,
@@ -95,6 +97,8 @@ struct Running {
     catalog_root: Root,
     /// The catalog as it will be.
     catalog: BTreeMap<TreeId, CatalogEntry>,
+    /// Parts that came through the log.
+    moved: Move,
     ground: NewNodes,
     /// Extents that the applied operations name.
     named: Vec<Run>,
@@ -149,11 +153,11 @@ impl Checkpointer {
     }
 
     /// What the checkpoint under way has placed and not published.
-    pub(crate) fn placed(&self) -> &[Run] {
-        match &self.running {
-            Some(running) if !matches!(running.phase, Phase::Stamp) => &running.ground.placed,
-            _ => &[],
-        }
+    pub(crate) fn placed(&self) -> impl Iterator<Item = &Run> {
+        let running = self.running.iter();
+        running
+            .filter(|running| !matches!(running.phase, Phase::Stamp))
+            .flat_map(|running| running.moved.placed.iter().chain(&running.ground.placed))
     }
 
     /// Does one step of the checkpoint, beginning one if none is under way.
@@ -220,12 +224,13 @@ impl Checkpointer {
         self.running = Some(Box::new(Running {
             generation: Generation(base.generation.0 + 1),
             frozen,
-            phase: Phase::Trees,
+            phase: Phase::Move,
             todo,
             applying: None,
             trees: base.trees.clone(),
             catalog_root: base.catalog,
             catalog: self.catalog.clone(),
+            moved: Move::default(),
             ground: NewNodes::default(),
             named,
             superseded,
@@ -237,6 +242,7 @@ impl Checkpointer {
     /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
     fn abandon(&mut self, core: &Core) {
         if let Some(running) = self.running.take() {
+            core.space.free(&running.moved.placed);
             core.space.free(&running.ground.placed);
             self.frozen = Some(running.frozen);
         }
@@ -245,6 +251,11 @@ impl Checkpointer {
     fn advance(&mut self, core: &Arc<Core>) -> Result<Stepped, Error> {
         let running = self.running.as_mut().expect("the caller has begun it");
         match running.phase {
+            Phase::Move => {
+                if running.moved.step(core, &mut running.todo)? {
+                    running.phase = Phase::Trees;
+                }
+            }
             Phase::Trees => {
                 if running.apply_some(core)? {
                     running.note_changes();
@@ -313,6 +324,7 @@ impl Checkpointer {
                 running.phase = Phase::Publish;
             }
             Phase::Publish => {
+                running.moved.write_late(core)?;
                 running.publish(core, self.superblock.node_units);
                 self.catalog = std::mem::take(&mut running.catalog);
                 running.phase = Phase::Stamp;
@@ -469,14 +481,17 @@ impl Running {
             .iter()
             .filter(|(_, reached)| *reached)
             .map(|(run, _)| run);
-        let mut changed = self.ground.placed.iter().chain(&self.named).chain(reached);
+        let moved = self.moved.reached();
+        let placed = moved.chain(&self.ground.placed);
+        let mut changed = placed.chain(&self.named).chain(reached);
         changed.try_for_each(|run| core.space.know_map(core.disk.as_ref(), *run))
     }
 
     /// Says what is reachable now, and writes that.
     fn write_maps(&mut self, core: &Core) -> Result<RegionTableRef, Error> {
         let disk = core.disk.as_ref();
-        for run in self.ground.placed.iter().chain(&self.named) {
+        let placed = self.moved.reached().chain(&self.ground.placed);
+        for run in placed.chain(&self.named) {
             core.space.reach(disk, *run)?;
         }
         for (run, reached) in self.retired() {
@@ -541,7 +556,7 @@ impl Running {
         // retired may be more than what is known to be allocated.
         let live = usage.allocated_bytes.saturating_sub(usage.retired_bytes);
         core.turnover.learn(
-            self.frozen.memtable.extent_units(),
+            self.frozen.memtable.extent_units() + self.moved.units(),
             self.retired_extent_units(),
             live / core.identity.geometry.unit(),
         );
@@ -558,6 +573,7 @@ impl Running {
         });
         core.registry.publish(&next);
         core.state.store(next);
+        core.owed.settle();
         queue.stamp_next(self.generation, self.frozen.log_start);
         core.moved.notify_all();
         drop(queue);

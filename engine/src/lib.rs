@@ -40,6 +40,7 @@ mod ground;
 pub mod io;
 mod lead;
 mod many;
+mod medium;
 mod memtable;
 mod options;
 mod pins;
