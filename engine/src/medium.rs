@@ -317,3 +317,50 @@ impl Packer<'_> {
         self.writes.push(write);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What joins while the checkpoint freezes counts for the next one.
+    #[test]
+    fn what_is_owed_is_owed_until_its_own_checkpoint() {
+        let owed = Owed::new(3);
+        owed.freeze();
+        owed.add(4);
+        assert_eq!(owed.units(), 7);
+        owed.settle();
+        assert_eq!(owed.units(), 4);
+        owed.freeze();
+        owed.settle();
+        assert_eq!(owed.units(), 0);
+    }
+
+    #[test]
+    fn a_small_ring_takes_shorter_parts_and_no_batch_of_many() {
+        let of = |length: usize, count: usize, geometry: &Geometry| {
+            let value = vec![1; length];
+            let changes = (0..count)
+                .map(|number| {
+                    let key = number.to_le_bytes().to_vec();
+                    (TreeId(1), key.into(), NewChange::PutPlain(&value))
+                })
+                .collect();
+            inline_bytes_max(&changes, None, geometry)
+        };
+        let usual = Geometry::default();
+        assert_eq!(of(16_384, 1, &usual), 16_384);
+        assert_eq!(of(16_384, 16, &usual), 16_384);
+        assert_eq!(of(16_384, 17, &usual), INLINE_ALWAYS_BYTES);
+        assert_eq!(of(100, 10_000, &usual), 16_384, "no medium part is there");
+        let small = Geometry {
+            ring_bytes: 1 << 20,
+            ..usual
+        };
+        assert_eq!(of(16_384, 1, &small), 16_384);
+        assert_eq!(of(16_384, 8, &small), INLINE_ALWAYS_BYTES);
+        let tiny = Geometry::tiny();
+        assert_eq!(of(1900, 1, &tiny), 2048);
+        assert_eq!(of(2000, 1, &tiny), INLINE_ALWAYS_BYTES, "with its record");
+    }
+}

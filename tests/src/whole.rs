@@ -502,7 +502,7 @@ impl Subject for Whole {
             "keep parts" => Op::Keep {
                 tree: some_tree(rng),
                 key: some_key(rng, 2),
-                part: Part(some_bytes(rng, 0, 5000)),
+                part: Part(some_bytes(rng, 0, 7000)),
             },
             "stream a value" => Op::Stream {
                 tree: some_tree(rng),
