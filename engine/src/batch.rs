@@ -1,9 +1,10 @@
 //! What a writer wants to happen, all of it or nothing.
 
+use crate::entry::Entry;
 use crate::extents::Written;
 use crate::write::Changes;
 use dmerkle::TreeId;
-use dmerkle::format::body::INLINE_ALWAYS_BYTES;
+use dmerkle::format::body::{INLINE_ALWAYS_BYTES, PartRef};
 use std::ops::Range;
 
 /// A part of an entry to be written.
@@ -62,16 +63,20 @@ pub(crate) enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// The parts that are given as bytes.
-    pub(crate) fn bytes(&self) -> impl Iterator<Item = &[u8]> {
+    /// The parts that are given as bytes, or kept of an entry that holds them inline, in order.
+    pub(crate) fn bytes<'s>(&'s self, old: Option<&'s Entry>) -> impl Iterator<Item = &'s [u8]> {
         let (plain, parts) = match self {
             Self::PutPlain(value) => (Some(*value), &[][..]),
             Self::Put(entry) => (None, &entry.parts[..]),
             Self::Delete => (None, &[][..]),
         };
-        let parts = parts.iter().filter_map(|part| match part {
+        let parts = parts.iter().filter_map(move |part| match part {
             NewPart::Bytes(bytes) => Some(&bytes[..]),
-            NewPart::Keep(_) | NewPart::Written(_) => None,
+            NewPart::Keep(index) => match old?.body().parts().nth(*index)? {
+                PartRef::Inline(bytes) => Some(bytes),
+                PartRef::Extent(_) => None,
+            },
+            NewPart::Written(_) => None,
         });
         plain.into_iter().chain(parts)
     }

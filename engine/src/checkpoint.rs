@@ -2,8 +2,8 @@
 //!
 //! The order, each step whole before the next, in [`Checkpointer::step`]:
 //! 1. freeze; flush the log up to there, so that the base never holds what is not durable;
-//! 2. apply to each tree, then empty dropped trees a little, then apply to the catalog: new nodes
-//!    go into free blocks, never over live ones;
+//! 2. move medium parts to extents; apply to each tree, then empty dropped trees a little, then apply
+//!    to the catalog: what is new goes into free units, never over live ones;
 //! 3. maps and region table, into the copies that the durable superblock does not name, and only
 //!    once a durable log block carries the last generation;
 //! 4. flush; superblock into the other slot; flush: from here on a crash finds the new tree;
@@ -20,6 +20,7 @@ use crate::core::{Core, Frozen};
 use crate::error::Error;
 use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
+use crate::medium::{Move, Moved};
 use crate::memtable::{Drain, Held};
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
@@ -78,8 +79,9 @@ impl AsRef<[u8]> for Bytes {
 
 /// What is to be applied to one tree.
 enum Ops {
-    /// What the frozen memtable has for it, one by one as it is applied.
-    Frozen(Drain),
+    /// What the frozen memtable has for it, one by one as it is applied, but for the bodies whose
+    /// parts were moved.
+    Frozen(Drain, Moved),
     Listed(std::vec::IntoIter<TreeOp<Bytes, Bytes>>),
 }
 
@@ -87,16 +89,17 @@ impl Iterator for Ops {
     type Item = TreeOp<Bytes, Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let drain = match self {
-            Self::Frozen(drain) => drain,
+        let (drain, moved) = match self {
+            Self::Frozen(drain, moved) => (drain, moved),
             Self::Listed(ops) => return ops.next(),
         };
-        let (key, put) = drain.next()?;
+        let (place, key, put) = drain.next()?;
+        let moved = moved.pop_front_if(|(moved, _)| *moved == place);
         let (change, fingerprint) = match put {
             Some((body, fingerprint)) => {
                 let wrong = Sum(u128::from(planted::has(Bug::SumWrong)));
-                let change = Change::Put(Bytes::Frozen(body));
-                (change, Some(fingerprint.plus(wrong)))
+                let body = moved.map_or(Bytes::Frozen(body), |(_, body)| Bytes::Own(body));
+                (Change::Put(body), Some(fingerprint.plus(wrong)))
             }
             None => (Change::Delete, None),
         };
@@ -111,6 +114,7 @@ impl Iterator for Ops {
 type Applying = Apply<Ops, Bytes, Bytes, AlignedBuf>;
 
 enum Phase {
+    Move,
     Trees,
     Truncate,
     Catalog,
@@ -132,6 +136,8 @@ struct Running {
     catalog_root: Root,
     /// The catalog as it will be.
     catalog: BTreeMap<TreeId, CatalogEntry>,
+    /// Parts that came through the log.
+    moved: Move,
     ground: NewNodes,
     /// Extents that the applied operations name.
     named: Vec<Run>,
@@ -186,11 +192,11 @@ impl Checkpointer {
     }
 
     /// What the checkpoint under way has placed and not published.
-    pub(crate) fn placed(&self) -> &[Run] {
-        match &self.running {
-            Some(running) if !matches!(running.phase, Phase::Stamp) => &running.ground.placed,
-            _ => &[],
-        }
+    pub(crate) fn placed(&self) -> impl Iterator<Item = &Run> {
+        let running = self.running.iter();
+        running
+            .filter(|running| !matches!(running.phase, Phase::Stamp))
+            .flat_map(|running| running.moved.placed.iter().chain(&running.ground.placed))
     }
 
     /// Does one step of the checkpoint, beginning one if none is under way.
@@ -235,22 +241,24 @@ impl Checkpointer {
         for place in table.places() {
             let tree = table.key(place).tree;
             if todo.back().is_none_or(|(last, _)| *last != tree) {
-                todo.push_back((tree, Ops::Frozen(Drain::new(table, tree))));
+                todo.push_back((tree, Ops::Frozen(Drain::new(table, tree), Moved::new())));
             }
             let mut versions = table.versions(place);
             named.extend(versions.next().into_iter().flat_map(|op| op.runs(geometry)));
             superseded.extend(versions.flat_map(|op| op.runs(geometry)));
         }
         let base = Arc::clone(&core.state.load().base);
+        let moved = Move::new(table);
         self.running = Some(Box::new(Running {
             generation: Generation(base.generation.0 + 1),
             frozen,
-            phase: Phase::Trees,
+            phase: Phase::Move,
             todo,
             applying: None,
             trees: base.trees.clone(),
             catalog_root: base.catalog,
             catalog: self.catalog.clone(),
+            moved,
             ground: NewNodes::default(),
             named,
             superseded,
@@ -262,6 +270,7 @@ impl Checkpointer {
     /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
     fn abandon(&mut self, core: &Core) {
         if let Some(running) = self.running.take() {
+            core.space.free(&running.moved.placed);
             core.space.free(&running.ground.placed);
             self.frozen = Some(running.frozen);
         }
@@ -270,6 +279,12 @@ impl Checkpointer {
     fn advance(&mut self, core: &Arc<Core>) -> Result<Stepped, Error> {
         let running = self.running.as_mut().expect("the caller has begun it");
         match running.phase {
+            Phase::Move => {
+                if running.moved.step(core, &running.frozen.memtable)? {
+                    running.hand_out_moved();
+                    running.phase = Phase::Trees;
+                }
+            }
             Phase::Trees => {
                 if running.apply_some(core)? {
                     running.note_changes();
@@ -338,6 +353,7 @@ impl Checkpointer {
                 running.phase = Phase::Publish;
             }
             Phase::Publish => {
+                running.moved.write_late(core)?;
                 running.publish(core, self.superblock.node_units);
                 self.catalog = std::mem::take(&mut running.catalog);
                 running.phase = Phase::Stamp;
@@ -403,6 +419,19 @@ impl Running {
             self.applying = None;
         }
         Ok(false)
+    }
+
+    /// Gives each tree's operations the bodies that count instead.
+    fn hand_out_moved(&mut self) {
+        let mut all = std::mem::take(&mut self.moved.moved);
+        for (tree, ops) in &mut self.todo {
+            if let Ops::Frozen(_, moved) = ops {
+                let table = &self.frozen.memtable;
+                while let Some(one) = all.pop_front_if(|(at, _)| table.key(*at).tree == *tree) {
+                    moved.push_back(one);
+                }
+            }
+        }
     }
 
     /// Enters created and dropped trees into the catalog that will be.
@@ -501,14 +530,17 @@ impl Running {
             .iter()
             .filter(|(_, reached)| *reached)
             .map(|(run, _)| run);
-        let mut changed = self.ground.placed.iter().chain(&self.named).chain(reached);
+        let moved = self.moved.reached();
+        let placed = moved.chain(&self.ground.placed);
+        let mut changed = placed.chain(&self.named).chain(reached);
         changed.try_for_each(|run| core.space.know_map(core.disk.as_ref(), *run))
     }
 
     /// Says what is reachable now, and writes that.
     fn write_maps(&mut self, core: &Core) -> Result<RegionTableRef, Error> {
         let disk = core.disk.as_ref();
-        for run in self.ground.placed.iter().chain(&self.named) {
+        let placed = self.moved.reached().chain(&self.ground.placed);
+        for run in placed.chain(&self.named) {
             core.space.reach(disk, *run)?;
         }
         for (run, reached) in self.retired() {
@@ -573,7 +605,7 @@ impl Running {
         // retired may be more than what is known to be allocated.
         let live = usage.allocated_bytes.saturating_sub(usage.retired_bytes);
         core.turnover.learn(
-            self.frozen.memtable.extent_units(),
+            self.frozen.memtable.extent_units() + self.moved.units(),
             self.retired_extent_units(),
             live / core.identity.geometry.unit(),
         );
@@ -590,6 +622,7 @@ impl Running {
         });
         core.registry.publish(&next);
         core.state.store(next);
+        core.owed.settle();
         queue.stamp_next(self.generation, self.frozen.log_start);
         core.moved.notify_all();
         drop(queue);

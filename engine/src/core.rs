@@ -9,6 +9,7 @@ use crate::checkpoint::{Checkpointer, Retired};
 use crate::directory::{Changes, Directory};
 use crate::error::Error;
 use crate::io::{Disk, IoPool, Writes};
+use crate::medium::Owed;
 use crate::memtable::{Key, Memtable, OpRef};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
@@ -91,6 +92,8 @@ pub(crate) struct Prepared {
     pub(crate) condition: Option<Condition>,
     /// Bytes of the extents that were written for it.
     pub(crate) extent_bytes: u64,
+    /// Units that its medium parts will be moved to.
+    pub(crate) owed_units: u64,
     /// Writes of its extents that may be under way.
     pub(crate) writes: Option<Writes>,
 }
@@ -182,6 +185,8 @@ pub(crate) struct Core {
     pub(crate) node_units: AtomicU64,
     /// When values written make a checkpoint due.
     pub(crate) turnover: Turnover,
+    /// What the next checkpoints need for medium parts.
+    pub(crate) owed: Owed,
     pub(crate) counters: Counters,
     pub(crate) summing: Helper,
     poison: Mutex<Option<Poison>>,
@@ -210,6 +215,7 @@ pub(crate) struct Parts {
     pub(crate) space: Space,
     pub(crate) directory: Directory,
     pub(crate) checkpointer: Checkpointer,
+    pub(crate) owed: Owed,
     pub(crate) read_only: bool,
     pub(crate) mended: Vec<String>,
 }
@@ -238,6 +244,7 @@ impl Core {
             directory: parts.directory,
             node_units: AtomicU64::new(parts.checkpointer.node_units()),
             checkpointer: Mutex::new(parts.checkpointer),
+            owed: parts.owed,
             retired: Mutex::new(VecDeque::new()),
             counters: Counters::default(),
             summing: Helper::default(),
@@ -348,6 +355,7 @@ impl Core {
 
         let (end, ticket) = queue.append(&prepared.record, durable, completion);
         queue.extent_bytes += prepared.extent_bytes;
+        self.owed.add(prepared.owed_units);
         let state = self.state.load();
         let visible = self.visible();
         state.active.insert(
@@ -405,6 +413,7 @@ impl Core {
     /// full disk deletes still pass.
     fn reserve(&self, prepared: &Prepared) -> Result<(), Error> {
         let units = self.reserve_units(prepared.ops.len() as u64, prepared.record.len() as u64);
+        let units = units + prepared.owed_units;
         match self.space.reserve(self.disk.as_ref(), units) {
             Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
             reserved => reserved,
@@ -421,7 +430,7 @@ impl Core {
         }
         let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
         let added = 2 * geometry.units_for(bytes);
-        rewritten + added + (rewritten + added) / 16 + RESERVE_UNITS_MIN
+        rewritten + added + (rewritten + added) / 16 + self.owed.units() + RESERVE_UNITS_MIN
     }
 
     fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {
@@ -548,6 +557,7 @@ impl Core {
         });
         self.registry.publish(&next);
         self.state.store(next);
+        self.owed.freeze();
         Frozen {
             memtable: Arc::clone(&state.active),
             log_start,

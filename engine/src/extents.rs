@@ -246,6 +246,7 @@ pub(crate) struct PartsWriter {
     /// Dropped first: the units may go when the writes have ended. None until there is a part.
     writes: Option<Writes>,
     core: Arc<Core>,
+    inline_bytes_max: usize,
     written: Vec<Written>,
     /// Their writes are under way; their sums are still to be taken. They come behind `written`.
     started: Vec<Started>,
@@ -256,6 +257,8 @@ pub(crate) struct PartsWriter {
 pub(crate) struct LongParts {
     /// Dropped first, as above.
     pub(crate) writes: Option<Writes>,
+    /// The longest part of the batch that is none of them.
+    pub(crate) inline_bytes_max: usize,
     /// In the order in which they came.
     pub(crate) parts: std::vec::IntoIter<Written>,
 }
@@ -270,10 +273,11 @@ struct Started {
 }
 
 impl PartsWriter {
-    pub(crate) fn new(core: &Arc<Core>) -> Self {
+    pub(crate) fn new(core: &Arc<Core>, inline_bytes_max: usize) -> Self {
         Self {
             writes: None,
             core: Arc::clone(core),
+            inline_bytes_max,
             written: Vec::new(),
             started: Vec::new(),
             started_bytes: 0,
@@ -337,6 +341,7 @@ impl PartsWriter {
         self.sum_up();
         LongParts {
             writes: self.writes,
+            inline_bytes_max: self.inline_bytes_max,
             parts: self.written.into_iter(),
         }
     }

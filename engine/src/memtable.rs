@@ -275,8 +275,9 @@ pub(crate) struct Drain {
     next: Option<Place>,
 }
 
-/// An operation of a [`Drain`]: its key, and the body and fingerprint that it puts, if it does.
-pub(crate) type Drained = (Held, Option<(Held, Sum)>);
+/// An operation of a [`Drain`]: its place, its key, and the body and fingerprint that it puts, if
+/// it does.
+pub(crate) type Drained = (Place, Held, Option<(Held, Sum)>);
 
 impl Drain {
     pub(crate) fn new(table: &Arc<Memtable>, tree: TreeId) -> Self {
@@ -305,7 +306,7 @@ impl Iterator for Drain {
         };
         let key = Held::new(&self.table, key);
         self.next = self.table.after(place);
-        Some((key, put))
+        Some((place, key, put))
     }
 }
 

@@ -94,6 +94,10 @@ bugs! {
     DeleteRangeShort,
     /// A commit is acknowledged before its log is written: that goes with a later one.
     AckBeforeWrite,
+    /// Parts that a checkpoint moves out of the log are written behind its superblock.
+    MoveLate,
+    /// The maps do not reach the parts that a checkpoint moved out of the log.
+    ForgetMoved,
 }
 
 #[cfg(feature = "planted")]

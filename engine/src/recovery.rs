@@ -14,6 +14,7 @@ use crate::creation::{Ring, check_alignment};
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk, IoPool};
+use crate::medium::Owed;
 use crate::options::Options;
 use crate::planted::{self, Bug};
 use crate::queue::Queue;
@@ -126,6 +127,7 @@ pub(crate) fn open(
         space,
         directory,
         checkpointer,
+        owed: Owed::new(replayed.owed_units),
         read_only,
         mended: mended(&faults, &choice, options.accept_loss, &replayed.scan),
     });

@@ -10,6 +10,7 @@ use crate::core::TreeChange;
 use crate::directory::Directory;
 use crate::error::Error;
 use crate::io::AlignedBuf;
+use crate::medium;
 use crate::memtable::{Key, Memtable, OpRef};
 use crate::planted::{self, Bug};
 use crate::space::Space;
@@ -34,6 +35,8 @@ pub(crate) struct Ground<'a> {
 /// What the log said.
 pub(crate) struct Replayed {
     pub(crate) memtable: Memtable,
+    /// Units that its medium parts will be moved to.
+    pub(crate) owed_units: u64,
     /// Where the live log ends, to the byte.
     pub(crate) cut: Lsn,
     pub(crate) scan: Scan,
@@ -51,6 +54,7 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
         space: ground.space,
         directory: ground.directory,
         memtable: Memtable::new(),
+        owed_units: 0,
         end: superblock.log_start,
     };
     // What is not known to be covered yet waits for a later block to say so: never more than what
@@ -99,6 +103,7 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
     }
     Ok(Replayed {
         memtable: replay.memtable,
+        owed_units: replay.owed_units,
         cut,
         scan: scanned,
     })
@@ -120,6 +125,7 @@ struct Replay<'a> {
     space: &'a Space,
     directory: &'a Directory,
     memtable: Memtable,
+    owed_units: u64,
     /// The end of the last batch that counts.
     end: Lsn,
 }
@@ -136,6 +142,7 @@ impl Replay<'_> {
                     for extent in body.extents() {
                         self.mark(extent.run(self.geometry))?;
                     }
+                    self.owed_units += medium::units_of(body, self.geometry);
                     let fingerprint = self.key.of_entry(key, body);
                     self.insert(tree, key, end, OpRef::Put { body, fingerprint });
                 }

@@ -89,6 +89,44 @@ impl Space {
         self.back(&mut inner, disk, placed)
     }
 
+    /// Units for several extents that are written together, `least` for the first and at most `most`,
+    /// backed. On a full disk `least`, from what is backed already.
+    pub(crate) fn allocate_room(
+        &self,
+        disk: &dyn Disk,
+        least: u32,
+        most: u32,
+    ) -> Result<Run, Error> {
+        let mut inner = self.inner.lock();
+        let placed = self.obtain(&mut inner, disk, |allocator| {
+            allocator.allocate_room(least, most)
+        });
+        let backed = placed.and_then(|placed| self.back(&mut inner, disk, placed));
+        match backed {
+            Err(full @ (Error::DiskFull | Error::StoreFull)) => self
+                .room_that_is_backed(&mut inner, disk, least)
+                .ok_or(full),
+            backed => backed,
+        }
+    }
+
+    fn room_that_is_backed(&self, inner: &mut Inner, disk: &dyn Disk, units: u32) -> Option<Run> {
+        if let Some(placed) = inner.allocator.allocate_extent_backed(units) {
+            return Some(placed.run);
+        }
+        // A node's block, less what it has too much.
+        let order = Order(u8::try_from(units.next_power_of_two().ilog2()).expect("at most 31"));
+        let placed = inner.allocator.allocate_node_backed(order);
+        let block = placed.or_else(|| self.regain_node(inner, disk, order))?.run;
+        if units < block.units {
+            inner.allocator.free(Run {
+                start: BlockId(block.start.0 + u64::from(units)),
+                units: block.units - units,
+            });
+        }
+        Some(Run { units, ..block })
+    }
+
     /// A block for a node, backed. On a full disk, one from what is backed already.
     pub(crate) fn allocate_node(&self, disk: &dyn Disk, order: Order) -> Result<BlockId, Error> {
         let mut inner = self.inner.lock();

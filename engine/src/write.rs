@@ -6,11 +6,12 @@ use crate::core::{Condition, Core, Joined, Prepared, Refused, Staged};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::extents::{LongParts, PartsWriter, Written};
+use crate::medium;
 use crate::options::Durability;
 use crate::queue::Completion;
 use crate::view::View;
 use dmerkle::format::body::{
-    BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX,
+    BodyBuilder, BodyRef, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX, PartRef,
 };
 use dmerkle::format::record::{BatchWriter, Operation, Replaced};
 use dmerkle::{Lsn, Sum, TreeId};
@@ -171,7 +172,8 @@ impl Core {
             Old::Read(entry) => entry,
         };
         let mut extents = Vec::new(); // dropped behind the parts' writes
-        let mut long_parts = self.write_long_parts(&changes)?;
+        let mut long_parts = self.write_long_parts(&changes, old)?;
+        let mut owed_units = 0;
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
         for (tree, key, change) in changes {
@@ -209,6 +211,7 @@ impl Core {
         for op in &mut ops {
             if let Some((body, fingerprint)) = &mut op.body {
                 let body = BodyRef::trusted(&record[body.clone()]);
+                owed_units += medium::units_of(body, &self.identity.geometry);
                 *fingerprint = self.identity.key.of_entry(&record[op.key.clone()], body);
             }
         }
@@ -220,19 +223,27 @@ impl Core {
                 trees: None,
                 condition,
                 extent_bytes,
+                owed_units,
                 writes: long_parts.writes,
             },
             extents,
         })
     }
 
-    /// Starts the writing of all parts that are too long for a leaf, so that the disk has work
-    /// while they are hashed.
-    fn write_long_parts(self: &Arc<Self>, changes: &Changes<'_>) -> Result<LongParts, Error> {
-        let mut parts = PartsWriter::new(self);
+    /// Starts the writing of all parts that are too long for leaf and log, so that the disk has
+    /// work while they are hashed.
+    fn write_long_parts(
+        self: &Arc<Self>,
+        changes: &Changes<'_>,
+        old: Option<&Entry>,
+    ) -> Result<LongParts, Error> {
+        let inline_bytes_max = medium::inline_bytes_max(changes, old, &self.identity.geometry);
+        let mut parts = PartsWriter::new(self, inline_bytes_max);
         for (_, _, change) in changes {
-            for part in change.bytes().filter(|part| is_long(part)) {
-                parts.push(part)?;
+            for part in change.bytes(old) {
+                if part.len() > inline_bytes_max {
+                    parts.push(part)?;
+                }
             }
         }
         Ok(parts.finish())
@@ -266,7 +277,10 @@ impl Core {
                     if std::mem::replace(&mut kept[index], true) {
                         return Err(Error::BadOption("a part can be kept only once"));
                     }
-                    body.part(part);
+                    match part {
+                        PartRef::Inline(bytes) => add_part(&mut body, bytes, long_parts, extents),
+                        PartRef::Extent(_) => _ = body.part(part),
+                    }
                 }
             }
         }
@@ -291,11 +305,6 @@ fn only_newest(mut changes: Changes<'_>) -> Changes<'_> {
     changes
 }
 
-/// Whether a part is too long for a leaf.
-fn is_long(part: &[u8]) -> bool {
-    part.len() > INLINE_ALWAYS_BYTES
-}
-
 /// Adds a part, which is the next of the long ones if it is long.
 fn add_part(
     body: &mut BodyBuilder,
@@ -303,7 +312,7 @@ fn add_part(
     long_parts: &mut LongParts,
     extents: &mut Vec<Written>,
 ) {
-    if !is_long(bytes) {
+    if bytes.len() <= long_parts.inline_bytes_max {
         body.inline(bytes);
         return;
     }

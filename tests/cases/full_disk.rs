@@ -21,7 +21,7 @@ fn script(seed: u64) -> Vec<Op> {
     let mut rng = Rng::new(seed);
     let mut ops = vec![Op::put(b"s", b"a", b"first")];
     for _ in 0..12 {
-        let size = [40, 900, 3000, 9000][rng.index(4)];
+        let size = [40, 900, 1500, 3000, 9000][rng.index(5)];
         let key = [b'a' + u8::try_from(rng.below(6)).expect("small")];
         ops.push(Op::put(b"s", &key, &vec![key[0]; size]));
         match rng.below(8) {

@@ -455,12 +455,14 @@ impl Subject for Whole {
     const BUGS: &'static [&'static str] = Bug::NAMES;
     const SECTOR: usize = 512;
 
+    // Of the sizes here, parts of up to 1024 bytes stay in leaves, those of up to about 1900 go
+    // through the log to extents, and longer ones are extents at once.
     fn op(kind: usize, rng: &mut Rng) -> Op {
         match Self::KINDS[kind] {
             "put small" => Op::Commit(vec![some_put(rng, 8, 0, 200)], true),
             "put extent" => Op::Commit(vec![some_put(rng, 8, 1025, 5000)], true),
-            "overwrite" => Op::Commit(vec![some_put(rng, 1, 0, 2000)], true),
-            "put buffered" => Op::Commit(vec![some_put(rng, 8, 0, 1200)], false),
+            "overwrite" => Op::Commit(vec![some_put(rng, 1, 0, 3500)], true),
+            "put buffered" => Op::Commit(vec![some_put(rng, 8, 0, 3000)], false),
             "put large" => Op::Commit(vec![some_put(rng, 4, 10_000, 50_000)], true),
             "delete" => {
                 let (tree, key) = (some_tree(rng), some_key(rng, 3));
@@ -470,7 +472,7 @@ impl Subject for Whole {
                 let changes = [b's', b't'].map(|name| Change::Put {
                     tree: vec![name],
                     key: some_key(rng, 8),
-                    value: encode(&some_bytes(rng, 0, 20), &[some_bytes(rng, 10, 1500)]),
+                    value: encode(&some_bytes(rng, 0, 20), &[some_bytes(rng, 10, 3000)]),
                 });
                 Op::Commit(changes.into(), true)
             }
@@ -500,7 +502,7 @@ impl Subject for Whole {
             "keep parts" => Op::Keep {
                 tree: some_tree(rng),
                 key: some_key(rng, 2),
-                part: Part(some_bytes(rng, 0, 3000)),
+                part: Part(some_bytes(rng, 0, 7000)),
             },
             "stream a value" => Op::Stream {
                 tree: some_tree(rng),
@@ -515,9 +517,10 @@ impl Subject for Whole {
             "checkpoint" => Op::Checkpoint,
             "step" => Op::Step(1 + u32::try_from(rng.below(6)).expect("small")),
             "checkpoint with work in between" => {
-                // Small ones; ones that fill the ring; extents that fit where some were.
-                let (puts, least, most) =
-                    [(1, 0, 60), (4, 300, 800), (1, 1025, 2048)][rng.index(3)];
+                // Small ones; ones that fill the ring; medium ones, and extents, that fit where
+                // some were.
+                let kinds = [(1, 0, 60), (4, 300, 800), (1, 1025, 1900), (1, 2049, 3072)];
+                let (puts, least, most) = kinds[rng.index(kinds.len())];
                 let batch = |rng: &mut Rng| {
                     let changes = (0..puts).map(|_| some_put(rng, 5, least, most));
                     distinct(changes.collect())

@@ -208,6 +208,37 @@ impl Allocator {
         }
     }
 
+    /// A run of `least` units or more, at most `most`, for several extents: all of the smallest hole
+    /// that holds the first of them, before anything from a region's end.
+    pub fn allocate_room(&mut self, least: u32, most: u32) -> Result<Placed, Shortage> {
+        assert!(0 < least && least <= most, "room for something");
+        let hole = self
+            .free
+            .at_least(least)
+            .find(|run| !self.ends_region(*run));
+        match hole.or_else(|| self.free.best_fit(least)) {
+            Some(run) if !self.is_better_spared(run, least) => {
+                let part = Span::at(run.start, run.units().min(most));
+                self.free.take(run, part);
+                Ok(self.placed(part))
+            }
+            _ => self.allocate_extent(least),
+        }
+    }
+
+    /// A run for an extent from space that is backed already and in no cluster. Slower, since it
+    /// may look at all free runs.
+    pub fn allocate_extent_backed(&mut self, units: u32) -> Option<Placed> {
+        let unbacked = &self.unbacked;
+        let (run, part) = self.free.at_least(units).find_map(|run| {
+            let mut backed = unbacked.gaps(run);
+            let gap = backed.find(|gap| gap.len() >= u64::from(units))?;
+            Some((run, Span::at(gap.start, units)))
+        })?;
+        self.free.take(run, part);
+        Some(self.placed(part))
+    }
+
     /// Gives back units that were in use.
     pub fn free(&mut self, run: Run) {
         let (region, span) = self.checked(run);
@@ -443,10 +474,12 @@ impl Allocator {
     /// Whether a run should be kept because it ends its region (and with that, perhaps, what is in
     /// use at all) while an unloaded region may have room.
     fn is_better_spared(&self, run: Span, units: u32) -> bool {
-        self.unloaded.lowest(units).is_some() && {
-            let (region, _) = self.checked(run.run());
-            run.end == self.data(region).end
-        }
+        self.unloaded.lowest(units).is_some() && self.ends_region(run)
+    }
+
+    fn ends_region(&self, run: Span) -> bool {
+        let (region, _) = self.checked(run.run());
+        run.end == self.data(region).end
     }
 
     fn shortage(&self, units: u32) -> Shortage {

@@ -26,6 +26,9 @@ enum Step {
     Node(u8),
     NodeBacked(u8),
     Extent(u32),
+    ExtentBacked(u32),
+    /// So many units, or some more.
+    Room(u32, u32),
     /// Of the runs that are held, the one at this place (modulo their number).
     Free(usize),
     /// Half of a held run first, then, perhaps much later, the rest.
@@ -47,6 +50,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..4).prop_map(Step::NodeBacked),
         6 => (1u32..40).prop_map(Step::Extent),
         1 => (1u32..300).prop_map(Step::Extent),
+        1 => (1u32..20).prop_map(Step::ExtentBacked),
+        4 => (1u32..5, 0u32..40).prop_map(|(least, more)| Step::Room(least, least + more)),
         9 => any::<usize>().prop_map(Step::Free),
         2 => any::<usize>().prop_map(Step::FreeHalf),
         1 => (any::<u64>(), 1u32..20).prop_map(|(at, units)| Step::Mark(at, units)),
@@ -206,6 +211,20 @@ impl World {
                     self.take(placed);
                 } else {
                     self.check_full(units, 1);
+                }
+            }
+            Step::ExtentBacked(units) => {
+                if let Some(placed) = self.allocator.allocate_extent_backed(units) {
+                    assert_eq!((placed.run.units, placed.unbacked), (units, 0));
+                    self.take(placed);
+                }
+            }
+            Step::Room(least, most) => {
+                if let Some(placed) = self.follow(|a| a.allocate_room(least, most)) {
+                    assert!((least..=most).contains(&placed.run.units));
+                    self.take(placed);
+                } else {
+                    self.check_full(least, 1);
                 }
             }
             Step::Free(at) => {

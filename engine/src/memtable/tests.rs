@@ -142,7 +142,7 @@ fn keys_are_walked_in_order_and_found_whatever_the_order_of_insertion() {
     let table = Arc::new(table);
     for tree in [TreeId(1), TreeId(2), TreeId(3)] {
         let drained: Vec<Vec<u8>> = Drain::new(&table, tree)
-            .map(|(key, _)| key.as_ref().to_vec())
+            .map(|(_, key, _)| key.as_ref().to_vec())
             .collect();
         let keys = model.keys().filter(|(of, _)| *of == tree);
         assert!(drained.iter().eq(keys.map(|(_, key)| key)));
