@@ -23,7 +23,7 @@ fn also_behind_the_end_of_a_part() {
         .run_op(&Op::put(b"t", b"first", b""), &mut run)
         .unwrap();
     subject
-        .run_op(&Op::put(b"t", b"k", &[7; 1275]), &mut run)
+        .run_op(&Op::put(b"t", b"k", &[7; 2299]), &mut run)
         .unwrap();
     drop(subject);
 
@@ -31,12 +31,12 @@ fn also_behind_the_end_of_a_part() {
     let epochs = history.epochs();
     let epoch = &epochs[epochs.len() - 2]; // before the flush of the last commit
     let extent = history.ops().iter().find_map(|op| match op {
-        DiskOp::Write { offset, bytes } if bytes.starts_with(&[7; 1275]) => Some(*offset),
+        DiskOp::Write { offset, bytes } if bytes.starts_with(&[7; 2299]) => Some(*offset),
         _ => None,
     });
     let mut image = epoch.image(&vec![Pick::New; epoch.atoms.len()]);
     let last_bit = 512 * 8 - 1;
-    image.rot(extent.unwrap() + 1024, Rot::Flip(last_bit));
+    image.rot(extent.unwrap() + 2048, Rot::Flip(last_bit));
 
     let mut subject = Whole::open(&Env::new(SimDisk::of(image), 2, None)).unwrap();
     let contents = subject.dump().unwrap();
@@ -59,7 +59,7 @@ fn and_scrub_and_punch_have_something_to_do() {
     let mut subject = Whole::create(&run.env).unwrap();
     run.acknowledge(created);
     subject
-        .run_op(&Op::put(b"t", b"k", &[7; 1275]), &mut run)
+        .run_op(&Op::put(b"t", b"k", &[7; 2299]), &mut run)
         .unwrap();
     let before = run.env.disk.counts();
     subject.run_op(&Op::Scrub, &mut run).unwrap();

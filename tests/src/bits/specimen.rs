@@ -243,14 +243,20 @@ fn tail(rng: &mut Rng) -> Vec<Op> {
     let mut ops = Vec::new();
     for key in [5, 12, 40, 200, 201] {
         ops.push(Op::Commit(vec![put(rng, b"s", key, 0, 300)], true));
-        ops.push(Op::Commit(vec![put(rng, b"t", key, 1025, 4000)], true));
+        // One part of the log's, the rest with units of their own.
+        let (least, most) = if key == 40 {
+            (1025, 1900)
+        } else {
+            (2049, 5000)
+        };
+        ops.push(Op::Commit(vec![put(rng, b"t", key, least, most)], true));
     }
     ops.push(Op::Reopen(1));
     ops.push(Op::Commit(vec![put(rng, b"s", 300, 300, 900)], true));
-    ops.push(Op::Commit(vec![put(rng, b"t", 300, 1025, 3000)], true));
+    ops.push(Op::Commit(vec![put(rng, b"t", 300, 2049, 4000)], true));
     for (key, durable) in [(301, false), (302, false), (303, true)] {
-        let least = if key == 302 { 1025 } else { 300 };
-        ops.push(Op::Commit(vec![put(rng, b"s", key, least, 1500)], durable));
+        let (least, most) = if key == 302 { (2049, 2500) } else { (300, 900) };
+        ops.push(Op::Commit(vec![put(rng, b"s", key, least, most)], durable));
     }
     ops
 }
