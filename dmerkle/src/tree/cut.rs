@@ -18,14 +18,25 @@ pub(crate) struct Cuts<'a, B> {
 }
 
 impl<B: AsRef<[u8]>> Cuts<'_, B> {
-    /// How many entries make the next leaf, once it does not matter to it what follows.
-    pub fn ready(&self) -> Option<usize> {
+    /// How many entries make the next leaf, once it does not matter to it what follows; until
+    /// then, how many bytes must come before it is worth asking again.
+    pub fn ready(&self) -> Result<usize, usize> {
         let (entries, limits) = (self.entries, &self.limits);
-        let much = |bytes: usize| bytes >= 2 * limits.bytes || entries.len() > 2 * limits.fanout;
-        let is_ready = entries.len() > 1
-            && much(entries.bytes_bound())
-            && much(entries.size(0, entries.len(), 0));
-        is_ready.then(|| self.full())
+        let enough = 2 * limits.bytes;
+        if entries.len() < 2 {
+            return Err(0);
+        }
+        if entries.len() <= 2 * limits.fanout {
+            let bound = entries.bytes_bound();
+            if bound < enough {
+                return Err(enough - bound);
+            }
+            let bytes = entries.size(0, entries.len(), 0);
+            if bytes < enough {
+                return Err(enough - bytes);
+            }
+        }
+        Ok(self.full())
     }
 
     /// How many entries make the next leaf if no entry follows before a fence of `high_len`

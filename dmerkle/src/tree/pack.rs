@@ -56,6 +56,8 @@ struct Child {
 pub(crate) struct Packer<B> {
     settings: Settings,
     entries: Entries<B>,
+    /// Bytes of entries below which no leaf is ready.
+    ask_at: usize,
     /// Levels 1 and up.
     children: Vec<Pending<Child>>,
     /// Where what was written or kept ends; none if it ends with the key space.
@@ -68,6 +70,7 @@ impl<B: AsRef<[u8]>> Packer<B> {
     pub fn new(settings: Settings) -> Self {
         Self {
             entries: Entries::new(),
+            ask_at: 0,
             children: Vec::new(),
             frontier: Some(Vec::new()),
             written: 0,
@@ -122,10 +125,20 @@ impl<B: AsRef<[u8]>> Packer<B> {
     }
 
     fn write_ready<G: Ground<Bytes = B>>(&mut self, ground: &mut G) -> Result<(), G::Error> {
-        while let Some(count) = self.cuts().ready() {
-            self.write_leaf(ground, count, None)?;
+        let fanout = usize::from(self.settings.geometry.fanout_max);
+        loop {
+            let bytes = self.entries.bytes_bound();
+            if bytes < self.ask_at && self.entries.len() <= 2 * fanout {
+                return Ok(());
+            }
+            match self.cuts().ready() {
+                Ok(count) => self.write_leaf(ground, count, None)?,
+                Err(more) => {
+                    self.ask_at = bytes + more;
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
     }
 
     /// Whether nothing is pending at `level`.
@@ -301,6 +314,7 @@ impl<B: AsRef<[u8]>> Packer<B> {
         let (block, pointer) = writer.finish(&label, bytes, &low, high.as_deref());
         assert_eq!(pointer.logical_bytes as usize, size);
         let sum = self.entries.drop_first(count, &self.settings.key);
+        self.ask_at = 0;
         ground.write(pointer.block, block)?;
         self.written += 1;
         self.frontier = high;
