@@ -93,6 +93,7 @@ impl Space {
         (units_min, units_max): (u32, u32),
         (kept, promised): (u64, u64),
     ) -> Result<u64, Error> {
+        let end = disk.size().map_err(Error::io("asking for its length"))?;
         let run = loop {
             let mut inner = self.inner.lock();
             let enough = match thrift {
@@ -103,15 +104,20 @@ impl Space {
                 return Ok(0);
             }
             match inner.next_piece(thrift, units_min, units_max, promised) {
+                // Behind the file's end there is nothing: a region that was only begun.
+                Claim::Piece(run, _) if self.geometry.offset_of(run.start) >= end => {
+                    inner.allocator.punched(run);
+                }
                 Claim::Piece(run, _) => break run,
                 // Others may have the lock.
                 Claim::Below(_) => {}
                 Claim::None => return Ok(0),
             }
         };
-        let bytes = u64::from(run.units) * self.geometry.unit();
+        let offset = self.geometry.offset_of(run.start);
+        let bytes = (u64::from(run.units) * self.geometry.unit()).min(end - offset);
         let punched = disk
-            .punch(self.geometry.offset_of(run.start), bytes)
+            .punch(offset, bytes)
             .map_err(Error::io("giving space back"));
         let mut inner = self.inner.lock();
         match punched {
