@@ -286,6 +286,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_free_at_the_opening_is_given_back_too() {
+        let place = tempfile::TempDir::new().unwrap();
+        let path = place.path().join("values");
+        let keeping = Options {
+            log_bytes: 16 << 20,
+            punch: false,
+            ..Options::default()
+        };
+        let mut load = Load::begin(&path, &keeping, 60e3);
+        load.fill(100_000_000);
+        let count = load.sizes.len();
+        load.delete_each((0..count).filter(|number| number % 2 > 0));
+        let options = Options {
+            punch: true,
+            ..keeping.clone()
+        };
+        load = load.reopen(&path, &keeping);
+        let fixed = load.store.stats().log_bytes + (64 << 10);
+        let before = to_f64(blocks(&path) - fixed) / to_f64(load.live);
+        assert!(before > 1.5, "nothing was kept: {before:.3}");
+        load = load.reopen(&path, &options);
+        // A put brings the map of its region, as any work does.
+        load.put_each(0..1);
+        let over = load.settle("", None);
+        assert!(over <= CHANGED_MAX, "{over:.3}");
+    }
+
+    #[test]
     fn a_small_store_keeps_little_beside_what_is_live() {
         let place = tempfile::TempDir::new().unwrap();
         let beside = small(&place.path().join("small"), 100, 4096);
