@@ -4,6 +4,7 @@ use crate::checkpoint::write_superblock;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk};
 use crate::options::Options;
+use crate::space::table_bytes;
 use crate::world::World;
 use dmerkle::format::pointer::Pointer;
 use dmerkle::format::region_table::encode_region_table;
@@ -41,19 +42,27 @@ pub(crate) fn format_disk(
 ) -> Result<(), Error> {
     let geometry = options.geometry()?;
     check_alignment(disk, &geometry)?;
-    let bytes = geometry.file_bytes(0);
     let creating = "creating the file";
     match ring {
         Ring::Written => {
+            let bytes = geometry.region_table_offset(0);
             disk.allocate(0, bytes).map_err(Error::io(creating))?;
             write_ring(disk, &geometry)?;
         }
-        Ring::Hole => {
-            let (start, end) = (geometry.ring_offset(), geometry.region_table_offset(0));
-            disk.allocate(0, start).map_err(Error::io(creating))?;
-            disk.allocate(end, bytes - end)
-                .map_err(Error::io(creating))?;
-        }
+        Ring::Hole => disk
+            .allocate(0, geometry.ring_offset())
+            .map_err(Error::io(creating))?,
+    }
+    // Of the tables what has no row yet is a hole: room for 65,536 regions would be 4 MiB. The
+    // last unit only says how long the file is.
+    let table = table_bytes(&geometry, 0);
+    let last = geometry.file_bytes(0) - geometry.unit();
+    for (start, bytes) in [
+        (geometry.region_table_offset(0), table),
+        (geometry.region_table_offset(1), table),
+        (last, geometry.unit()),
+    ] {
+        disk.allocate(start, bytes).map_err(Error::io(creating))?;
     }
     let nonce = world.random();
     let generation = Generation(1);

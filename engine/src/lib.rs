@@ -47,6 +47,7 @@ mod options;
 mod pins;
 #[doc(hidden)]
 pub mod planted;
+mod punch;
 mod queue;
 mod range;
 mod reads;

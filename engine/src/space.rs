@@ -11,10 +11,11 @@ use crate::alloc::{Allocator, Placed, Reachable, RegionRow, Shortage};
 use crate::error::Error;
 use crate::io::{AlignedBuf, Disk};
 use crate::planted::{self, Bug};
+use crate::punch::Sweep;
 use crate::sync::Mutex;
 use crate::units::Units;
 use dmerkle::format::map::{decode_map, encode_map};
-use dmerkle::format::region_table::{RegionRow as Row, encode_region_table};
+use dmerkle::format::region_table::{self, RegionRow as Row, encode_region_table};
 use dmerkle::format::superblock::RegionTableRef;
 use dmerkle::{BlockId, Generation, Geometry, Order, Run};
 use std::io;
@@ -29,15 +30,17 @@ const REFUSED_MAX: u32 = 1024;
 
 /// Allocation with the disk behind it.
 pub(crate) struct Space {
-    geometry: Geometry,
+    pub(crate) geometry: Geometry,
     nonce: u64,
-    inner: Mutex<Inner>,
+    pub(crate) inner: Mutex<Inner>,
 }
 
-struct Inner {
-    allocator: Allocator,
+pub(crate) struct Inner {
+    pub(crate) allocator: Allocator,
     reachable: Reachable,
-    rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
+    /// How far the giving back of free space has come.
+    pub(crate) sweep: Sweep,
     /// The table's copy that the durable superblock names.
     table_copy: u8,
     /// Units whose release waits for a stamp or a reader.
@@ -74,6 +77,7 @@ impl Space {
                 allocator: Allocator::new(geometry, &known),
                 reachable: Reachable::new(geometry, &known),
                 rows,
+                sweep: Sweep::default(),
                 table_copy,
                 retired_units: 0,
             }),
@@ -196,6 +200,7 @@ impl Space {
         // What may refuse comes first: the two are loaded together or not at all.
         inner.reachable.load(region, bits)?;
         inner.allocator.load(region, bits);
+        inner.sweep.news();
         Ok(())
     }
 
@@ -255,6 +260,13 @@ impl Space {
             self.geometry.map_offset(region, 0),
             2 * self.geometry.map_bytes(),
         )?;
+        for copy in [0, 1] {
+            allocate(
+                disk,
+                self.geometry.region_table_offset(copy),
+                table_bytes(&self.geometry, region + 1),
+            )?;
+        }
         self.add_region(inner);
         Ok(())
     }
@@ -291,6 +303,7 @@ impl Space {
                 u64::from(part.units) * self.geometry.unit(),
             )?;
             inner.allocator.back(part);
+            inner.sweep.news();
         }
         Ok(())
     }
@@ -338,6 +351,7 @@ impl Space {
         for run in runs {
             inner.allocator.free(*run);
         }
+        inner.sweep.news();
     }
 
     /// Gives back what a checkpoint retired and whose last reason to wait is gone.
@@ -347,6 +361,7 @@ impl Space {
             inner.allocator.free(*run);
             inner.retired_units -= u64::from(run.units);
         }
+        inner.sweep.news();
     }
 
     /// Says at recovery that the live log names these units. They may lie in regions that no
@@ -635,42 +650,12 @@ impl Space {
             }
         }
     }
+}
 
-    /// Punches one piece of free space, at most `units_max` of a run of `units_min` or more,
-    /// while free space is more than a 25th of what is allocated. Returns the bytes given back.
-    pub(crate) fn punch(
-        &self,
-        disk: &dyn Disk,
-        units_min: u32,
-        units_max: u32,
-        keep_units: u64,
-    ) -> Result<u64, Error> {
-        let run = {
-            let mut inner = self.inner.lock();
-            if inner.allocator.backed_free_units() <= keep_units {
-                return Ok(0);
-            }
-            match inner.allocator.claim_punchable(units_min, units_max) {
-                Some(run) => run,
-                None => return Ok(0),
-            }
-        };
-        let bytes = u64::from(run.units) * self.geometry.unit();
-        let punched = disk
-            .punch(self.geometry.offset_of(run.start), bytes)
-            .map_err(Error::io("giving space back"));
-        let mut inner = self.inner.lock();
-        match punched {
-            Ok(()) => {
-                inner.allocator.punched(run);
-                Ok(bytes)
-            }
-            Err(error) => {
-                inner.allocator.free(run);
-                Err(error)
-            }
-        }
-    }
+/// Bytes of a table's copy that so many regions need, in whole units.
+pub(crate) fn table_bytes(geometry: &Geometry, regions: u32) -> u64 {
+    let bytes = region_table::table_bytes(regions) as u64;
+    bytes.next_multiple_of(geometry.unit())
 }
 
 fn allocate(disk: &dyn Disk, offset: u64, bytes: u64) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use crate::directory::NAME_BYTES_MAX;
 use crate::error::Error;
 use crate::io::{Disk, FileDisk, IoPool, OpenError, PoolOptions};
 use crate::options::{Backend, Durability, Options};
+use crate::punch::{REST_BYTES_MIN, Thrift};
 use crate::recovery::{self, Access};
 use crate::snapshot::Snapshot;
 use crate::stats::Stats;
@@ -183,7 +184,14 @@ impl Store {
     /// Punches one piece of free space, if there is one of `bytes_min` or more. Returns its bytes.
     #[doc(hidden)]
     pub fn punch_some(&self, bytes_min: u64) -> Result<u64, Error> {
-        self.core().punch_some(bytes_min)
+        self.core().punch_some(Thrift::Busy, bytes_min)
+    }
+
+    /// The same as at rest: what the store does by itself once nobody has written for two seconds.
+    #[doc(hidden)]
+    pub fn punch_at_rest(&self, bytes_min: Option<u64>) -> Result<u64, Error> {
+        let bytes_min = bytes_min.unwrap_or(REST_BYTES_MIN);
+        self.core().punch_some(Thrift::AtRest, bytes_min)
     }
 
     /// Flushes what is buffered.
@@ -358,10 +366,11 @@ impl Core {
         };
         // First, for a checkpoint may have to end early: what has joined waits for no other flush.
         self.flush_log()?;
-        if clean {
-            return Ok(());
+        if !clean {
+            self.checkpoint_now()?;
         }
-        self.checkpoint_now().map(|_| ())
+        self.punch_at_close();
+        Ok(())
     }
 
     fn stats(&self) -> Stats {

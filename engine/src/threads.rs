@@ -5,6 +5,7 @@ use crate::checkpoint::Stepped;
 use crate::core::Core;
 use crate::error::Error;
 use crate::planted::{Race, races};
+use crate::punch::{BUSY_BYTES_MIN, REST_BYTES_MIN, Thrift};
 use crate::queue::Queue;
 use crate::state::State;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +24,8 @@ const TICK_MS: u64 = 200;
 /// How long it waits after a checkpoint that failed and may be tried again.
 const RETRY_MS: u64 = 1000;
 
-/// Runs of free space that are worth a hole, and how much of one is punched at once.
-const PUNCH_BYTES_MIN: u64 = 256 * 1024;
-const PUNCH_BYTES_MAX: u64 = 1 << 20;
+/// Rounds without a commit after which the store is at rest: two seconds.
+const REST_ROUNDS: u32 = 10;
 
 /// What a thread does until it is told to stop.
 type Body = Box<dyn FnOnce() + Send>;
@@ -125,6 +125,7 @@ fn buffered_due(core: &Core, queue: &Queue) -> Option<u64> {
 fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
     let mut last_ms = core.world.clock.now_ms();
     let mut idle_at = core.visible();
+    let mut idle_rounds = 0;
     let mut checkpointed = false;
     loop {
         {
@@ -152,6 +153,11 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
         } else {
             core.release_retired();
             let issued = core.queue.lock().issued;
+            idle_rounds = if issued == idle_at {
+                idle_rounds + 1
+            } else {
+                0
+            };
             if issued == idle_at {
                 // A failure poisons the store, and the next writer is told.
                 let _ = core.cover();
@@ -159,7 +165,7 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
             idle_at = issued;
         }
         if core.options.punch {
-            punch(core, stop);
+            punch(core, stop, idle_rounds);
         }
     }
 }
@@ -195,34 +201,23 @@ fn checkpoint_paced(core: &Arc<Core>) -> Result<(), Error> {
 }
 
 /// Gives free space back, piece by piece, as long as nobody commits.
-fn punch(core: &Arc<Core>, stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) && !core.queue.lock().writing {
-        match core.punch_some(PUNCH_BYTES_MIN) {
+fn punch(core: &Arc<Core>, stop: &AtomicBool, idle_rounds: u32) {
+    let (thrift, bytes_min) = if idle_rounds < REST_ROUNDS {
+        (Thrift::Busy, BUSY_BYTES_MIN)
+    } else {
+        (Thrift::AtRest, REST_BYTES_MIN)
+    };
+    let issued = core.queue.lock().issued;
+    while !stop.load(Ordering::Acquire) {
+        let queue = core.queue.lock();
+        if queue.writing || (thrift == Thrift::AtRest && queue.issued != issued) {
+            return;
+        }
+        drop(queue);
+        match core.punch_some(thrift, bytes_min) {
             Ok(bytes) if bytes > 0 => {}
             // Nothing to give back, or a file system that takes nothing back.
             _ => return,
         }
-    }
-}
-
-impl Core {
-    /// Punches one piece of free space while more is free than a 25th of what is live, and than
-    /// the next checkpoint was promised.
-    pub(crate) fn punch_some(&self, bytes_min: u64) -> Result<u64, Error> {
-        self.refuse_writes()?;
-        let unit = self.identity.geometry.unit();
-        let units = |bytes: u64| u32::try_from((bytes / unit).max(1)).expect("1 MiB of units");
-        let share = self.space.usage().allocated_bytes / unit / 25;
-        let keep = share.max(self.reserve_units(0, 0));
-        let bytes = self.space.punch(
-            self.disk.as_ref(),
-            units(bytes_min),
-            units(PUNCH_BYTES_MAX),
-            keep,
-        )?;
-        self.counters
-            .punched_bytes
-            .fetch_add(bytes, Ordering::Relaxed);
-        Ok(bytes)
     }
 }

@@ -2,7 +2,7 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use dmerkle::{Geometry, Order, Run};
-use engine::alloc::{Allocator, Placed, RegionRow, Shortage};
+use engine::alloc::{Allocator, Bound, Claim, Placed, Punchable, RegionRow, Shortage};
 
 #[derive(Debug, Arbitrary)]
 enum Move {
@@ -19,7 +19,7 @@ enum Move {
     /// As recovery says of a run that the log names.
     Mark(u16),
     /// Free units of at least this many are given back to the file system.
-    Punch(u8),
+    Punch(u8, bool),
     /// Everything held is on the maps, and regions are loaded again when they are needed.
     Reopen,
 }
@@ -207,9 +207,17 @@ impl World {
                     self.allocator.mark(self.held[at]);
                 }
             }
-            Move::Punch(units) => {
+            Move::Punch(units, doubtful) => {
                 let units = u32::from(units) % 64 + 1;
-                if let Some(run) = self.allocator.claim_punchable(units, 128) {
+                let kind = if doubtful {
+                    Punchable::Doubtful
+                } else {
+                    Punchable::Backed
+                };
+                let claim = self
+                    .allocator
+                    .claim_punchable(kind, Bound::TOP, units, 128);
+                if let Claim::Piece(run, _) = claim {
                     assert!(self.of(run).iter().all(|used| !used), "{run:?} is in use");
                     self.allocator.punched(run);
                 }

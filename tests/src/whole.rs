@@ -615,6 +615,8 @@ impl Subject for Whole {
             Op::Punch => {
                 self.make_free_space()?;
                 while self.store()?.punch_some(2048).map_err(text)? > 0 {}
+                // Every free unit, what was free at the opening too.
+                while self.store()?.punch_at_rest(Some(512)).map_err(text)? > 0 {}
                 Ok(())
             }
         }

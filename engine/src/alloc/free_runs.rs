@@ -5,6 +5,7 @@
 //! - No run crosses from one region into the next: the map copies at the head of every region are
 //!   never free, so the neighbours of two regions never touch.
 
+use super::backing::Bound;
 use super::span::{self, Span};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,6 +85,15 @@ impl FreeRuns {
     pub fn last_before(&self, unit: u64) -> Option<Span> {
         let (&start, &units) = self.by_start.range(..unit).next_back()?;
         Some(Span::at(start, units))
+    }
+
+    /// The runs of at least `units` that come before `bound` in the order of sizes, largest first.
+    pub fn smaller(&self, bound: Bound, units: u32) -> impl Iterator<Item = Span> + '_ {
+        let (first, end) = ((units, 0), (bound.0, bound.1));
+        let runs = (first < end).then(|| self.by_size.range(first..end).rev());
+        runs.into_iter()
+            .flatten()
+            .map(|&(units, start)| Span::at(start, units))
     }
 
     /// What is free of `span`, ascending.

@@ -32,6 +32,7 @@ mod span;
 mod tests;
 mod unloaded;
 
+pub use backing::{Bound, Claim, Punchable};
 pub use reachable::Reachable;
 
 use clusters::{CLUSTER_ORDER_MAX, Clusters};
@@ -102,6 +103,8 @@ pub struct Allocator {
     unbacked: SpanSet,
     /// How many of those are free.
     unbacked_free: u64,
+    /// Those of them that may have space of the file all the same: from before the opening.
+    doubtful: SpanSet,
 }
 
 impl Allocator {
@@ -123,6 +126,7 @@ impl Allocator {
             unloaded_free: 0,
             unbacked: SpanSet::default(),
             unbacked_free: 0,
+            doubtful: SpanSet::default(),
         };
         for row in rows {
             if row.free == capacity {
@@ -295,6 +299,7 @@ impl Allocator {
             rest = (piece.end < span.end).then(|| Span::new(piece.end, span.end));
         }
         self.unbacked.remove(span);
+        self.doubtful.remove(span);
     }
 
     /// Says that a running checkpoint drops these units. They stay in use until they are freed,
@@ -504,6 +509,7 @@ impl Allocator {
     fn add_unbacked(&mut self, region: u32, span: Span) {
         self.free.give(span);
         self.unbacked.insert(span);
+        self.doubtful.insert(span);
         self.unbacked_free += span.len();
         self.regions[region as usize].free += span.units();
     }

@@ -10,15 +10,19 @@ use proptest::prelude::*;
 struct Unit {
     used: bool,
     backed: bool,
+    /// It was punched: it has no space of the file for sure.
+    hole: bool,
 }
 
 const FRESH: Unit = Unit {
     used: false,
     backed: false,
+    hole: false,
 };
 const WRITTEN: Unit = Unit {
     used: true,
     backed: true,
+    hole: false,
 };
 
 #[derive(Debug, Clone)]
@@ -39,7 +43,7 @@ enum Step {
     Unreach(usize),
     Back(u64, u32),
     BackNext(u32),
-    Punch(u32),
+    Punch(u32, bool),
     Reopen,
 }
 
@@ -59,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Unreach),
         1 => (any::<u64>(), 1u32..100).prop_map(|(at, units)| Step::Back(at, units)),
         1 => (1u32..100).prop_map(Step::BackNext),
-        1 => (1u32..40).prop_map(Step::Punch),
+        2 => (1u32..40, any::<bool>()).prop_map(|(units, backed)| Step::Punch(units, backed)),
         1 => Just(Step::Reopen),
     ]
 }
@@ -277,18 +281,8 @@ impl World {
                     self.back(run);
                 }
             }
-            Step::Punch(units) => {
-                let all: Vec<Run> = self.allocator.punchable(units).collect();
-                assert!(all.iter().all(|run| run.units >= units));
-                if let Some(run) = self.allocator.claim_punchable(units, units + 5) {
-                    assert!(run.units >= units && run.units <= units + 5);
-                    assert!(self.of(run).iter().all(|unit| !unit.used && unit.backed));
-                    self.allocator.punched(run);
-                    self.of(run).fill(FRESH);
-                } else {
-                    assert!(all.is_empty());
-                }
-            }
+            Step::Punch(units, true) => self.punch(units, Punchable::Backed),
+            Step::Punch(units, false) => self.punch(units, Punchable::Doubtful),
             Step::Reopen => self.reopen(),
         }
     }
@@ -297,7 +291,42 @@ impl World {
         let (region, _) = self.geometry.region_of(run.start).unwrap();
         self.allocator.back(run);
         if self.allocator.region(region).loaded {
-            self.of(run).iter_mut().for_each(|unit| unit.backed = true);
+            for unit in self.of(run) {
+                unit.backed = true;
+                unit.hole = false;
+            }
+        }
+    }
+
+    /// Finds the next piece to punch, or that there is none.
+    fn punch(&mut self, units: u32, kind: Punchable) {
+        let wanted = |unit: &Unit| match kind {
+            Punchable::Backed => unit.backed,
+            Punchable::Doubtful => !unit.backed && !unit.hole,
+        };
+        let mut below = Bound::TOP;
+        loop {
+            match self
+                .allocator
+                .claim_punchable(kind, below, units, units + 5)
+            {
+                Claim::Piece(run, _) => {
+                    assert!(run.units <= units + 5);
+                    assert!(self.of(run).iter().all(|unit| !unit.used && wanted(unit)));
+                    self.allocator.punched(run);
+                    self.of(run).fill(Unit {
+                        hole: true,
+                        ..FRESH
+                    });
+                    return;
+                }
+                Claim::Below(next) => below = next,
+                Claim::None => break,
+            }
+        }
+        let runs: Vec<Run> = self.allocator.free.at_least(units).map(Span::run).collect();
+        for run in runs {
+            assert!(!self.of(run).iter().any(wanted), "{run:?} was overlooked");
         }
     }
 
@@ -329,6 +358,7 @@ impl World {
         self.allocator = Allocator::new(self.geometry, &rows);
         for unit in &mut self.units {
             unit.backed = unit.used;
+            unit.hole = false;
         }
         for run in named {
             self.allocator.mark(run);

@@ -45,6 +45,11 @@ pub trait Disk: Send + Sync + 'static {
     /// Bytes of the file.
     fn size(&self) -> io::Result<u64>;
 
+    /// Bytes of space that the file system has given to the file; its length where nobody knows.
+    fn held(&self) -> io::Result<u64> {
+        self.size()
+    }
+
     /// fallocate: backs `[offset, offset + bytes)` with space, growing the file if it ends before.
     /// The only call that may say that the disk is full.
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()>;

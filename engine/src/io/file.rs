@@ -264,6 +264,11 @@ impl Disk for FileDisk {
         Ok(self.cached.metadata()?.len())
     }
 
+    fn held(&self) -> io::Result<u64> {
+        // Counted in 512 bytes, whatever the file system's blocks are.
+        Ok(self.cached.metadata()?.blocks() * 512)
+    }
+
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.require_writable()?;
         if bytes == 0 {

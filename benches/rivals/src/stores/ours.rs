@@ -62,7 +62,7 @@ impl Rival for Ours {
         for _ in 0..3 {
             self.store.checkpoint().expect("a checkpoint");
         }
-        while self.store.punch_some(256 << 10).expect("punched") > 0 {}
+        while self.store.punch_at_rest(None).expect("punched") > 0 {}
     }
 
     fn log_bytes(&self) -> u64 {
