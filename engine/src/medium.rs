@@ -79,7 +79,7 @@ pub(crate) fn inline_bytes_max(
 }
 
 /// The parts of a body that a checkpoint will move.
-fn medium_parts<'a>(body: BodyRef<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+fn medium_parts(body: BodyRef<'_>) -> impl Iterator<Item = &[u8]> {
     // Most bodies are too short to hold one.
     let parts = (body.as_bytes().len() > INLINE_ALWAYS_BYTES).then(|| body.parts());
     parts.into_iter().flatten().filter_map(|part| match part {

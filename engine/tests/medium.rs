@@ -3,8 +3,6 @@
 //! Method: the store's own counters say what was written where; after a kill the copy of the disk is
 //! opened.
 
-#![expect(clippy::unwrap_used, reason = "a panic here is the report")]
-
 mod common;
 
 use common::{MemoryDisk, folder, small, tiny, value};
