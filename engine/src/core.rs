@@ -125,6 +125,49 @@ impl Prepared {
     }
 }
 
+/// What batches bring that ask for space and have not joined yet: no space is promised twice.
+#[derive(Default)]
+struct JoiningTotals {
+    ops: AtomicU64,
+    bytes: AtomicU64,
+    owed_units: AtomicU64,
+}
+
+/// A batch's part of the totals, from before it asks until it has joined or was refused.
+struct Joining<'a> {
+    totals: &'a JoiningTotals,
+    ops: u64,
+    bytes: u64,
+    owed_units: u64,
+}
+
+impl<'a> Joining<'a> {
+    fn enter(totals: &'a JoiningTotals, prepared: &Prepared) -> Self {
+        let joining = Self {
+            totals,
+            ops: prepared.ops.len() as u64,
+            bytes: prepared.record.len() as u64,
+            owed_units: prepared.owed_units,
+        };
+        totals.ops.fetch_add(joining.ops, Ordering::SeqCst);
+        totals.bytes.fetch_add(joining.bytes, Ordering::SeqCst);
+        totals
+            .owed_units
+            .fetch_add(joining.owed_units, Ordering::SeqCst);
+        joining
+    }
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        self.totals.ops.fetch_sub(self.ops, Ordering::SeqCst);
+        self.totals.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.totals
+            .owed_units
+            .fetch_sub(self.owed_units, Ordering::SeqCst);
+    }
+}
+
 /// Why a prepared batch did not join.
 pub(crate) enum Refused {
     /// The condition does not hold, or is too old to be decided: read again.
@@ -187,6 +230,7 @@ pub(crate) struct Core {
     pub(crate) turnover: Turnover,
     /// What the next checkpoints need for medium parts.
     pub(crate) owed: Owed,
+    joining: JoiningTotals,
     pub(crate) counters: Counters,
     pub(crate) summing: Helper,
     poison: Mutex<Option<Poison>>,
@@ -245,6 +289,7 @@ impl Core {
             node_units: AtomicU64::new(parts.checkpointer.node_units()),
             checkpointer: Mutex::new(parts.checkpointer),
             owed: parts.owed,
+            joining: JoiningTotals::default(),
             retired: Mutex::new(VecDeque::new()),
             counters: Counters::default(),
             summing: Helper::default(),
@@ -315,6 +360,7 @@ impl Core {
         completion: Option<Completion>,
     ) -> Result<Joined, Refused> {
         self.refuse_writes()?;
+        let _joining = Joining::enter(&self.joining, &prepared);
         self.with_room(|| self.reserve(&prepared))?;
         let durable = durability == Durability::Durable;
         let may_lead = durable && completion.is_none();
@@ -412,17 +458,19 @@ impl Core {
     /// rewrite a leaf for each operation, but never more than all nodes and the new bytes. On a
     /// full disk deletes still pass.
     fn reserve(&self, prepared: &Prepared) -> Result<(), Error> {
-        let units = self.reserve_units(prepared.ops.len() as u64, prepared.record.len() as u64);
-        let units = units + prepared.owed_units;
-        match self.space.reserve(self.disk.as_ref(), units) {
+        match self.space.reserve(self.disk.as_ref(), self.reserve_units()) {
             Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
             reserved => reserved,
         }
     }
 
-    /// Units that a checkpoint of everything pending, and of so much more, may need.
-    pub(crate) fn reserve_units(&self, mut ops: u64, mut bytes: u64) -> u64 {
+    /// Units that a checkpoint of everything pending may need, of what is just joining too.
+    pub(crate) fn reserve_units(&self) -> u64 {
         let geometry = &self.identity.geometry;
+        // Read before the memtables: what joins in between counts twice, and never not at all.
+        let mut ops = self.joining.ops.load(Ordering::SeqCst);
+        let mut bytes = self.joining.bytes.load(Ordering::SeqCst);
+        let owed = self.joining.owed_units.load(Ordering::SeqCst) + self.owed.units();
         let state = self.state.load();
         for table in state.memtables() {
             ops += table.ops();
@@ -430,7 +478,7 @@ impl Core {
         }
         let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
         let added = 2 * geometry.units_for(bytes);
-        rewritten + added + (rewritten + added) / 16 + self.owed.units() + RESERVE_UNITS_MIN
+        rewritten + added + (rewritten + added) / 16 + owed + RESERVE_UNITS_MIN
     }
 
     fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {

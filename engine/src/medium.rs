@@ -47,6 +47,9 @@ const RING_SHARE: u64 = 8;
 /// What an operation takes in a record beside key, meta and parts, generously.
 const RECORD_BYTES: usize = 64;
 
+/// What a reference to an extent takes, generously.
+const REFERENCE_BYTES: usize = 320;
+
 /// Bytes of units that one step of a checkpoint fills.
 const STEP_BYTES: u64 = 1 << 20;
 
@@ -63,7 +66,7 @@ pub(crate) fn inline_bytes_max(
     for (_, key, change) in changes {
         all += RECORD_BYTES + key.len();
         if let NewChange::Put(entry) = change {
-            all += entry.meta.len();
+            all += entry.meta.len() + entry.parts.len() * REFERENCE_BYTES;
         }
         for part in change.bytes(old).filter(|part| part.len() <= longest) {
             all += part.len();

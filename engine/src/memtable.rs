@@ -141,16 +141,16 @@ impl Memtable {
                 head.is_none_or(|head| head.lsn() < lsn),
                 "versions are inserted in the order of their LSNs"
             );
-            let older = head.and_then(|head| {
+            let (older, chain) = match head {
+                None => (None, 0),
                 // Nothing leaves until a version is visible. Looking for one costs the chain's
                 // length, so where the head is not visible it is done at doubling lengths only.
-                if head.lsn() <= visible || head.chain().is_power_of_two() {
+                Some(head) if head.lsn() <= visible || head.chain().is_power_of_two() => {
                     self.prune(&writer, head, lsn, visible, needed, geometry)
-                } else {
-                    Some(head)
                 }
-            });
-            writer.push(key, lsn, op, older);
+                Some(head) => (Some(head), head.chain()),
+            };
+            writer.push(key, lsn, op, older, chain);
             inserted += 1;
         }
         self.extent_units.fetch_add(extent_units, Ordering::Relaxed);
@@ -158,7 +158,7 @@ impl Memtable {
     }
 
     /// Takes the versions out of the chain from `head` on that nobody can see any more, once one
-    /// of `newer` stands before it. Returns what is left.
+    /// of `newer` stands before it. Returns what is left, and how many.
     fn prune<'a>(
         &self,
         writer: &list::Writer<'a>,
@@ -167,7 +167,9 @@ impl Memtable {
         visible: Lsn,
         needed: &dyn Fn(Lsn, Lsn) -> bool,
         geometry: &Geometry,
-    ) -> Option<VersionRef<'a>> {
+    ) -> (Option<VersionRef<'a>>, u32) {
+        let mut count = 0;
+        let mut runs = Vec::new();
         let mut first = None;
         let mut kept: Option<VersionRef<'a>> = None;
         let mut above = newer; // the LSN of the next newer version
@@ -178,8 +180,9 @@ impl Memtable {
             next = version.older();
             if covered && !needed(version.lsn(), above) {
                 left = true;
-                self.superseded.lock().extend(version.op().runs(geometry));
+                runs.extend(version.op().runs(geometry));
             } else {
+                count += 1;
                 first = first.or(Some(version));
                 if let Some(kept) = kept.filter(|_| left) {
                     writer.bypass(kept, Some(version));
@@ -192,7 +195,10 @@ impl Memtable {
         if let Some(kept) = kept.filter(|_| left) {
             writer.bypass(kept, None);
         }
-        first
+        if !runs.is_empty() {
+            self.superseded.lock().append(&mut runs);
+        }
+        (first, count)
     }
 
     /// The newest version of a key at or below `at`.

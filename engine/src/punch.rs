@@ -29,8 +29,11 @@ pub(crate) const REST_BYTES_MIN: u64 = 16 << 10;
 /// How much is punched at once: whoever writes waits so long.
 const PIECE_BYTES_MAX: u64 = 1 << 20;
 
-/// Free space that stays: a share of what is live.
-const KEPT_SHARE: u64 = 25;
+/// Free space that stays while the store is in use: a share of what is live.
+const BUSY_KEPT_SHARE: u64 = 25;
+
+/// And at rest, where with what whole units cost it must be within 3 % after a load.
+const REST_KEPT_SHARE: u64 = 100;
 
 /// Pieces that a close gives back: it should not take long.
 const CLOSING_PIECES: u32 = 256;
@@ -92,7 +95,8 @@ impl Space {
         disk: &dyn Disk,
         thrift: Thrift,
         (units_min, units_max): (u32, u32),
-        (kept, promised): (u64, u64),
+        kept: u64,
+        promised: impl Fn() -> u64,
     ) -> Result<u64, Error> {
         let end = disk.size().map_err(Error::io("asking for its length"))?;
         let run = loop {
@@ -104,7 +108,8 @@ impl Space {
             if enough {
                 return Ok(0);
             }
-            match inner.next_piece(thrift, units_min, units_max, promised) {
+            // Asked under the lock: who asks for space has said before what it will need.
+            match inner.next_piece(thrift, units_min, units_max, promised()) {
                 // Behind the file's end there is nothing: a region that was only begun.
                 Claim::Piece(run, _) if self.geometry.offset_of(run.start) >= end => {
                     inner.allocator.punched(run);
@@ -200,13 +205,17 @@ impl Core {
         self.refuse_writes()?;
         let unit = self.identity.geometry.unit();
         let units = |bytes: u64| u32::try_from((bytes / unit).max(1)).expect("1 MiB of units");
-        let share = self.space.usage().allocated_bytes / unit / KEPT_SHARE;
-        let promised = self.reserve_units(0, 0);
+        let share = match thrift {
+            Thrift::Busy => BUSY_KEPT_SHARE,
+            Thrift::AtRest => REST_KEPT_SHARE,
+        };
+        let kept = self.space.usage().allocated_bytes / unit / share;
         let bytes = self.space.punch(
             self.disk.as_ref(),
             thrift,
             (units(bytes_min), units(PIECE_BYTES_MAX)),
-            (share, promised),
+            kept,
+            || self.reserve_units(),
         )?;
         self.counters
             .punched_bytes

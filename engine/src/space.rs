@@ -13,6 +13,7 @@ use crate::io::{AlignedBuf, Disk};
 use crate::planted::{self, Bug};
 use crate::punch::Sweep;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::units::Units;
 use dmerkle::format::map::{decode_map, encode_map};
 use dmerkle::format::region_table::{self, RegionRow as Row, encode_region_table};
@@ -33,6 +34,8 @@ pub(crate) struct Space {
     pub(crate) geometry: Geometry,
     nonce: u64,
     pub(crate) inner: Mutex<Inner>,
+    /// The file system had no room when it was asked last.
+    tight: AtomicBool,
 }
 
 pub(crate) struct Inner {
@@ -81,6 +84,7 @@ impl Space {
                 table_copy,
                 retired_units: 0,
             }),
+            tight: AtomicBool::new(false),
         }
     }
 
@@ -297,15 +301,24 @@ impl Space {
 
     fn back_run(&self, inner: &mut Inner, disk: &dyn Disk, run: Run) -> Result<(), Error> {
         for part in inner.allocator.unbacked_of(run) {
-            allocate(
+            let allocated = allocate(
                 disk,
                 self.geometry.offset_of(part.start),
                 u64::from(part.units) * self.geometry.unit(),
-            )?;
+            );
+            let full = matches!(allocated, Err(Error::DiskFull));
+            self.tight.store(full, Ordering::Relaxed);
+            allocated?;
             inner.allocator.back(part);
             inner.sweep.news();
         }
         Ok(())
+    }
+
+    /// Whether the disk is full, as far as is known: then what is free may lie in pieces that are
+    /// too short for what wants a run.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.tight.load(Ordering::Relaxed)
     }
 
     fn step_units(&self, inner: &Inner) -> u32 {

@@ -11,7 +11,7 @@ use crate::options::Durability;
 use crate::queue::Completion;
 use crate::view::View;
 use dmerkle::format::body::{
-    BodyBuilder, BodyRef, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX, PartRef,
+    BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX, PartRef,
 };
 use dmerkle::format::record::{BatchWriter, Operation, Replaced};
 use dmerkle::{Lsn, Sum, TreeId};
@@ -237,7 +237,12 @@ impl Core {
         changes: &Changes<'_>,
         old: Option<&Entry>,
     ) -> Result<LongParts, Error> {
-        let inline_bytes_max = medium::inline_bytes_max(changes, old, &self.identity.geometry);
+        // On a full disk a part gets its run at once or is refused: a checkpoint could not refuse.
+        let inline_bytes_max = if self.space.is_tight() {
+            INLINE_ALWAYS_BYTES
+        } else {
+            medium::inline_bytes_max(changes, old, &self.identity.geometry)
+        };
         let mut parts = PartsWriter::new(self, inline_bytes_max);
         for (_, _, change) in changes {
             for part in change.bytes(old) {

@@ -334,13 +334,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Adds a version of the key that was just sought, newer than all others of it, before
-    /// `older`.
+    /// `older`, from where on the chain has `chain` versions.
     pub(super) fn push(
         &mut self,
         key: Key<'_>,
         lsn: Lsn,
         op: OpRef<'_>,
         older: Option<VersionRef<'a>>,
+        chain: u32,
     ) {
         let (body, fingerprint) = match op {
             OpRef::Put { body, fingerprint } => (Some(body.as_bytes()), fingerprint),
@@ -352,7 +353,7 @@ impl<'a> Writer<'a> {
             lsn,
             fingerprint,
             body_len: body.map(|_| u32::try_from(bytes).expect("a body is under 4 GiB")),
-            chain: 1 + older.map_or(0, VersionRef::chain),
+            chain: chain + 1,
         };
         let place = self.hand.chunks.take(size_of::<Version>() + bytes);
         let place = place.cast::<Version>();
