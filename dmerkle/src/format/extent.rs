@@ -142,7 +142,7 @@ impl<'a> ExtentRef<'a> {
     pub fn verify_chunks(&self, first: usize, bytes: &[u8]) -> Result<(), Corrupt> {
         let chunk_bytes = usize::try_from(self.chunk_bytes()).expect("at most 256 MiB");
         for (index, chunk) in bytes.chunks(chunk_bytes).enumerate() {
-            let got = crc32c::crc32c(chunk);
+            let got = crc_fast::crc32_iscsi(chunk);
             let expected = self.chunk_checksum(first + index);
             if got != expected {
                 return Err(Corrupt::new(

@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub struct FileDisk {
     alignment: usize,
     writable: bool,
     segments: Segments,
+    /// The file was at least so long.
+    seen_bytes: AtomicU64,
 }
 
 /// Why a store's file was not opened.
@@ -136,6 +139,7 @@ impl FileDisk {
         let alignment = direct.as_ref().map_or(1, |(_, alignment)| *alignment);
         Ok(Self {
             segments: Segments::default(),
+            seen_bytes: AtomicU64::new(0),
             cached,
             direct: direct.map(|(file, _)| file),
             alignment,
@@ -237,9 +241,15 @@ impl Disk for FileDisk {
     }
 
     fn map(&self, offset: u64, len: usize) -> io::Result<MappedExtent> {
-        if offset.saturating_add(len as u64) > self.size()? {
-            // A page behind the end cannot be touched at all.
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let end = offset.saturating_add(len as u64);
+        // A file of ours only grows.
+        if end > self.seen_bytes.load(Ordering::Relaxed) {
+            let size = self.size()?;
+            if end > size {
+                // A page behind the end cannot be touched at all.
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.seen_bytes.store(size, Ordering::Relaxed);
         }
         if let Some(extent) = self.segments.map(&self.cached, offset, len) {
             return Ok(extent);

@@ -11,7 +11,8 @@
 //! - Bytes shown by a held extent are neither written nor punched: the engine reuses a run only
 //!   when no buffer from it is held, and `Segments::assert_unshown` stops it if it ever forgets.
 //! - Pages are read in before they are handed out, so that a medium that refuses them is an error
-//!   here. A page that the kernel drops and reads again later is its own word: a dying disk can
+//!   here. Where the kernel says that all of them stand in the page cache, that is enough: to walk
+//!   them again cost a quarter of a warm read. A page that the kernel drops and reads again later is its own word: a dying disk can
 //!   still raise SIGBUS then, and no checksum covers that read.
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -22,7 +23,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::sys;
 
@@ -154,6 +155,8 @@ pub(super) struct Segments {
     segment_bytes: u64,
     tail_bytes: u64,
     mapped_max: usize,
+    /// Whether this process is told which pages are resident.
+    told_truth: OnceLock<bool>,
 }
 
 #[derive(Default)]
@@ -178,6 +181,7 @@ impl Segments {
             segment_bytes,
             tail_bytes,
             mapped_max,
+            told_truth: OnceLock::new(),
         }
     }
 
@@ -202,15 +206,26 @@ impl Segments {
             offset,
             list: Arc::clone(&self.list),
         };
-        // One large read; populating alone would read page after page, since the map is
-        // marked as random.
-        sys::advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
-        // Kernels before 5.14 refuse: without it a bad sector would be a signal, so copy there.
-        shown
-            .segment
-            .advise_range(Advice::PopulateRead, at, len)
-            .ok()?;
+        if !self.is_resident(file, &shown) {
+            // One large read; populating alone would read page after page, since the map is
+            // marked as random.
+            sys::advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
+            // Kernels before 5.14 refuse: without it a bad sector would be a signal, so copy there.
+            shown
+                .segment
+                .advise_range(Advice::PopulateRead, at, len)
+                .ok()?;
+        }
         Some(MappedExtent(Bytes::Shown(Arc::new(shown))))
+    }
+
+    /// Whether the kernel says, and may be believed, that all of it stands in the page cache.
+    fn is_resident(&self, file: &File, shown: &Shown) -> bool {
+        let page = sys::page_bytes();
+        let believed = *self.told_truth.get_or_init(|| tells_truth(file, page));
+        let skip = shown.at % page;
+        let start = shown.segment.as_ptr().wrapping_add(shown.at - skip);
+        believed && sys::is_resident(start, skip + shown.len, page)
     }
 
     /// Stops a write to bytes that someone was promised not to see change.
@@ -247,6 +262,21 @@ impl Segments {
         mapped.segments.insert(number, (Arc::clone(&segment), now));
         Ok(segment)
     }
+}
+
+/// Asks about a page behind the file's end, which is never resident: who may not know is told that
+/// everything is.
+fn tells_truth(file: &File, page_bytes: usize) -> bool {
+    let page = page_bytes as u64;
+    let ask = || -> io::Result<bool> {
+        let behind = file.metadata()?.len().next_multiple_of(page) + page;
+        let nothing = MmapOptions::new()
+            .offset(behind)
+            .len(page_bytes)
+            .map_raw_read_only(file)?;
+        Ok(!sys::is_resident(nothing.as_ptr(), page_bytes, page_bytes))
+    };
+    ask().unwrap_or(false)
 }
 
 #[cfg(test)]

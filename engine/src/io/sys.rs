@@ -140,6 +140,33 @@ pub(super) fn read_resident(file: &File, offset: u64, buf: &mut [u8]) -> io::Res
     usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }
 
+/// Pages that are asked about at once.
+const ASKED_PAGES: usize = 1024;
+
+/// Whether all of a mapped range stands in the page cache. `page_bytes` is the size of a page, and
+/// `start` lies on one. Who neither owns the file nor may write to it is told yes, whatever is true.
+pub(super) fn is_resident(start: *const u8, bytes: usize, page_bytes: usize) -> bool {
+    let mut pages = [0; ASKED_PAGES];
+    (0..bytes).step_by(ASKED_PAGES * page_bytes).all(|at| {
+        let asked = (bytes - at).min(ASKED_PAGES * page_bytes);
+        let from = start.wrapping_add(at).cast_mut().cast();
+        // SAFETY: the call writes a byte per page asked about, for which `pages` has room; it reads
+        // no memory of ours, and a range that is not mapped is an error.
+        let status = unsafe { libc::mincore(from, asked, pages.as_mut_ptr()) };
+        status == 0
+            && pages[..asked.div_ceil(page_bytes)]
+                .iter()
+                .all(|page| page & 1 == 1)
+    })
+}
+
+/// Bytes of a page.
+pub(super) fn page_bytes() -> usize {
+    // SAFETY: the call takes a number only.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or(4096)
+}
+
 /// An eventfd: written to by whoever wakes, read by whoever sleeps.
 pub(super) fn event() -> io::Result<File> {
     // SAFETY: the call takes numbers only.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::io::{AlignedBuf, Disk, FileDisk, OpenError, places};
+use std::fs::OpenOptions;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn filled(bytes: usize) -> AlignedBuf {
@@ -45,6 +46,48 @@ fn what_is_written_after_mapping_elsewhere_in_the_segment_is_seen() {
         // The map was made when the file ended here.
         disk.write(1 << 20, &written).unwrap();
         assert!(*disk.map(1 << 20, 1 << 20).unwrap() == *written);
+    }
+}
+
+#[test]
+fn what_was_dropped_from_the_page_cache_is_known_to_be_gone() {
+    // Believed resident, a page would be read by whoever touches it, where an error is a signal.
+    for place in places::all() {
+        let path = place.path().join("store");
+        let disk = FileDisk::create(&path).unwrap();
+        disk.write(0, &filled(1 << 20)).unwrap();
+        disk.flush().unwrap();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        let segments = Segments::default();
+        let shown = segments.map(&file, 4096, 512 << 10).unwrap();
+        let Bytes::Shown(range) = &shown.0 else {
+            panic!("it is mapped");
+        };
+        assert!(tells_truth(&file, sys::page_bytes()));
+        assert!(segments.is_resident(&file, range));
+        if !disk.is_direct() {
+            continue; // nothing drops what tmpfs holds
+        }
+        // Pages in use are not dropped: the map goes, then the pages, then all is asked again.
+        drop(shown);
+        segments.mapped.lock().segments.clear();
+        sys::advise(&file, 256 << 10, 4096, libc::POSIX_FADV_DONTNEED);
+        let segment = segments.segment(&file, 0).unwrap();
+        segments.list.lock().add(4096, 512 << 10);
+        let range = Shown {
+            segment,
+            at: 4096,
+            len: 512 << 10,
+            offset: 4096,
+            list: Arc::clone(&segments.list),
+        };
+        assert!(!segments.is_resident(&file, &range));
+        drop(range);
+        assert!(segments.map(&file, 4096, 512 << 10).is_some());
     }
 }
 
