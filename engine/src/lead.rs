@@ -11,11 +11,12 @@
 
 use crate::core::{Core, Joined};
 use crate::error::Error;
+use crate::gather::ROUNDS_MAX;
 use crate::io::{AlignedBuf, Writes};
 use crate::options::Durability;
 use crate::planted::{self, Bug, Race, races};
 use crate::queue::{Group, Queue};
-use crate::sync::MutexGuard;
+use crate::sync::{MutexGuard, thread};
 use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Lsn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,8 +63,10 @@ impl Core {
             if let Some(fate) = joined.ticket.poll() {
                 return fate;
             }
-            if !queue.writing && !queue.is_empty() {
-                self.lead(queue)?;
+            if !queue.writing && !queue.is_empty() && (buffered || !queue.others_gather()) {
+                if buffered || self.gather(&mut queue) {
+                    self.lead(queue)?;
+                }
             } else if buffered && queue.writing {
                 self.moved.wait(&mut queue);
             } else {
@@ -73,6 +76,31 @@ impl Core {
                 return joined.ticket.wait();
             }
         }
+    }
+
+    /// Waits, as long as that is worth it, for batches that are about to join. Whether the caller is
+    /// to lead now; else somebody took the groups meanwhile.
+    pub(crate) fn gather(&self, queue: &mut MutexGuard<'_, Queue>) -> bool {
+        if !self.is_threaded() {
+            return true;
+        }
+        let mut joined = queue.durable_batches();
+        let Some(limit) = queue.gather.begin(joined) else {
+            return true;
+        };
+        let taken = queue.gather.taken();
+        for _ in 0..ROUNDS_MAX {
+            MutexGuard::unlocked(queue, || thread::sleep(limit));
+            if queue.gather.taken() != taken {
+                return false;
+            }
+            let before = std::mem::replace(&mut joined, queue.durable_batches());
+            if joined == before || queue.gather.is_complete(joined) {
+                break;
+            }
+        }
+        assert!(!queue.writing && !queue.is_empty(), "nobody took them");
+        true
     }
 
     /// Writes and flushes all groups, as their leader. The lock is free during I/O.
@@ -87,7 +115,8 @@ impl Core {
         mut queue: MutexGuard<'a, Queue>,
         writes: Option<Writes>,
     ) -> Result<(), Error> {
-        let groups = queue.take();
+        let begun_us = self.world.clock.now_us();
+        let groups = queue.take(begun_us);
         if groups.is_empty() {
             return Ok(());
         }
@@ -106,6 +135,8 @@ impl Core {
         let fate = written
             .map_err(|error| self.poison(&error, durable))
             .and_then(|()| self.refuse_writes());
+        let ended_us = self.world.clock.now_us();
+        let released = groups.iter().map(|group| group.durable_batches).sum();
 
         let mut queue = self.queue.lock();
         queue.writing = false;
@@ -114,11 +145,14 @@ impl Core {
             queue.covered = durable;
             queue.durable = end;
             queue.has_stamped(stamp);
+            let joined = queue.durable_batches();
+            let took_us = ended_us.saturating_sub(begun_us);
+            queue.gather.flushed(released, joined, took_us, ended_us);
             self.show(queue.visible());
         }
         // Whoever joined in the meantime needs a next leader, or a timer.
         let orphans = if fate.is_err() {
-            queue.take()
+            queue.take(ended_us)
         } else {
             Vec::new()
         };

@@ -37,6 +37,7 @@ mod directory;
 mod entry;
 mod error;
 mod extents;
+mod gather;
 mod ground;
 pub mod io;
 mod lead;

@@ -14,6 +14,7 @@
 //!   are durable; `visible` never passes a durable batch that is not flushed.
 
 use crate::error::Error;
+use crate::gather::Gather;
 use crate::sync::OnceLock;
 use dmerkle::format::log_block::{
     after_skip, block_at_or_after, block_payload_bytes, group_blocks, group_fits, payload_end_lsn,
@@ -70,6 +71,8 @@ pub(crate) struct Group {
     /// Where the first batch begins that must not be visible before the group is flushed.
     first_durable: Option<Lsn>,
     open: bool,
+    /// Its durable batches.
+    pub(crate) durable_batches: usize,
     pub(crate) ticket: Arc<Ticket>,
     pub(crate) completions: Vec<(Lsn, Completion)>,
 }
@@ -102,6 +105,8 @@ pub(crate) struct Queue {
     writing_durable: bool,
     /// When the oldest buffered batch that is not flushed joined.
     pub(crate) buffered_since_ms: Option<u64>,
+    /// When more are waited for before a group is written.
+    pub(crate) gather: Gather,
     /// Nothing joins any more.
     closed: bool,
     /// Bytes of log groups that were handed to leaders, blocks included.
@@ -142,6 +147,7 @@ impl Queue {
             writing: false,
             writing_durable: false,
             buffered_since_ms: None,
+            gather: Gather::default(),
             closed: false,
             log_bytes_written: 0,
         }
@@ -236,6 +242,7 @@ impl Queue {
         group.payload.extend_from_slice(batch);
         let end = payload_end_lsn(&self.geometry, group.start, group.payload.len());
         group.end = end;
+        group.durable_batches += usize::from(durable);
         if durable && group.first_durable.is_none() {
             group.first_durable = Some(previous);
         }
@@ -254,6 +261,7 @@ impl Queue {
             end: self.issued,
             first_durable: None,
             open,
+            durable_batches: 0,
             ticket: Arc::default(),
             completions: Vec::new(),
         });
@@ -286,7 +294,9 @@ impl Queue {
     }
 
     /// Takes all groups, for a leader to write.
-    pub(crate) fn take(&mut self) -> Vec<Group> {
+    pub(crate) fn take(&mut self, now_us: u64) -> Vec<Group> {
+        let joined = self.durable_batches();
+        self.gather.take(joined, now_us);
         self.close_open();
         self.buffered_since_ms = None;
         self.extent_bytes = 0;
@@ -353,6 +363,16 @@ impl Queue {
         self.groups
             .iter()
             .any(|group| group.first_durable.is_some() || !group.completions.is_empty())
+    }
+
+    /// Durable batches that are not yet handed to a leader.
+    pub(crate) fn durable_batches(&self) -> usize {
+        self.groups.iter().map(|group| group.durable_batches).sum()
+    }
+
+    /// Whether somebody waits for more batches, and leads then.
+    pub(crate) fn others_gather(&self) -> bool {
+        self.gather.is_others(self.durable_batches())
     }
 
     /// Whether anything is not yet handed to a leader.

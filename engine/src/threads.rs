@@ -99,10 +99,13 @@ fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
     let mut queue = core.queue.lock();
     loop {
         let due = buffered_due(core, &queue);
-        if !queue.writing && (queue.has_waiting() || due == Some(0)) {
-            // A failure poisons the store and is told to all who wait.
-            let _ = core.lead(queue);
-            queue = core.queue.lock();
+        let waiting = queue.has_waiting() && !queue.others_gather();
+        if !queue.writing && (waiting || due == Some(0)) {
+            if due == Some(0) || core.gather(&mut queue) {
+                // A failure poisons the store and is told to all who wait.
+                let _ = core.lead(queue);
+                queue = core.queue.lock();
+            }
         } else if stop.load(Ordering::Acquire) {
             return;
         } else if let Some(ms) = due.filter(|ms| *ms > 0) {

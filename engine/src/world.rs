@@ -8,6 +8,11 @@ use std::time::Instant;
 pub trait Clock: Send + Sync {
     /// Milliseconds since some fixed moment.
     fn now_ms(&self) -> u64;
+
+    /// Microseconds since then, as finely as the clock goes.
+    fn now_us(&self) -> u64 {
+        self.now_ms().saturating_mul(1000)
+    }
 }
 
 /// A source of random bytes.
@@ -47,6 +52,10 @@ struct MonotonicClock(Instant);
 impl Clock for MonotonicClock {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 }
 

@@ -49,7 +49,7 @@ proptest! {
                 }
                 Move::Stamp => {}
                 Move::Lead => {
-                    for group in queue.take() {
+                    for group in queue.take(0) {
                         prop_assert_eq!(group.start, expected, "groups adjoin");
                         let blocks = group_blocks(&geometry, group.payload.len());
                         if group.skip {
@@ -86,7 +86,7 @@ fn a_buffered_batch_behind_a_durable_one_waits_for_its_flush() {
     queue.append(b"durable", true, None);
     queue.append(b"buffered again", false, None);
     assert_eq!(queue.visible(), first, "the durable one is not flushed");
-    queue.take();
+    queue.take(0);
     assert_eq!(queue.visible(), queue.issued);
 }
 
@@ -95,7 +95,7 @@ fn the_blocks_kept_for_a_stamp_are_there_when_the_ring_is_full() {
     let mut queue = queue();
     while queue.room(400, 0).is_ok() {
         queue.append(&[1; 400], true, None);
-        queue.take();
+        queue.take(0);
     }
     assert_eq!(queue.room(1, 0), Err(Full::Ring));
     queue.push_stamp();
@@ -106,7 +106,7 @@ fn the_blocks_kept_for_a_stamp_are_there_when_the_ring_is_full() {
 fn the_tail_moves_only_with_a_durable_stamp() {
     let mut queue = queue();
     queue.append(&[1; 900], true, None);
-    queue.take();
+    queue.take(0);
     queue.stamp_next(Generation(2), queue.head());
     assert_eq!(queue.tail, Lsn(0));
     queue.has_stamped(Generation(1));
