@@ -12,8 +12,8 @@
 //!   when no buffer from it is held, and `Segments::assert_unshown` stops it if it ever forgets.
 //! - Pages are read in before they are handed out, so that a medium that refuses them is an error
 //!   here. Where the kernel says that all of them stand in the page cache, that is enough: to walk
-//!   them again cost a quarter of a warm read. A page that the kernel drops and reads again later is its own word: a dying disk can
-//!   still raise SIGBUS then, and no checksum covers that read.
+//!   them again cost a quarter of a warm read. A page that the kernel drops and reads again later is
+//!   its own word: a dying disk can still raise SIGBUS then, and no checksum covers that read.
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use parking_lot::Mutex;
