@@ -214,9 +214,7 @@ impl World {
                 } else {
                     Punchable::Backed
                 };
-                let claim = self
-                    .allocator
-                    .claim_punchable(kind, Bound::TOP, units, 128);
+                let claim = self.allocator.claim_punchable(kind, Bound::TOP, units, 128);
                 if let Claim::Piece(run, _) = claim {
                     assert!(self.of(run).iter().all(|used| !used), "{run:?} is in use");
                     self.allocator.punched(run);
