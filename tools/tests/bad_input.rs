@@ -89,7 +89,7 @@ fn a_folder_that_is_not_writable_is_named() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     // Root may write everywhere, so the program runs as nobody, from where nobody may read it.
     let program = folder.path().join("dynomite");
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let mut command = Command::new(program);
     if is_root() {
         command.uid(65_534).gid(65_534);
@@ -99,6 +99,13 @@ fn a_folder_that_is_not_writable_is_named() {
     assert_refused(&output.unwrap(), &arguments, 4, "data/store");
 }
 
+/// A process of its own copies: a child that another test starts meanwhile would inherit the open
+/// copy, and a program that somebody may write to is not run.
+fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(PROGRAM).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
 #[test]
 fn a_folder_that_became_read_only_is_named_with_the_way_out() {
     let folder = with_a_value();
@@ -106,7 +113,7 @@ fn a_folder_that_became_read_only_is_named_with_the_way_out() {
     let mode = |mode| fs::set_permissions(&data, fs::Permissions::from_mode(mode)).unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("dynomite");
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let mut command = Command::new(program);
     if is_root() {
         for path in [&data, &data.join("store")] {
