@@ -16,19 +16,22 @@
 //!   on only writes and flushes are left, and one that fails poisons; so does a node's write before.
 //! - An extent that a superseded operation names and the result does not is retired with it.
 
+mod ops;
+
 use crate::core::{Core, Frozen};
 use crate::error::Error;
 use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
 use crate::medium::{Move, Moved};
-use crate::memtable::{Drain, Held};
+use crate::memtable::Drain;
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
 use dmerkle::format::catalog::{CatalogEntry, catalog_key};
 use dmerkle::format::superblock::{RegionTableRef, Slot, Superblock};
 use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use dmerkle::tree::{Apply, Change, Op as TreeOp, Progress, Root, Settings};
-use dmerkle::{BlockId, Generation, Geometry, Lsn, Run, Sum, TreeId};
+use dmerkle::{BlockId, Generation, Geometry, Lsn, Run, TreeId};
+use ops::{Bytes, Ops};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -60,55 +63,6 @@ pub(crate) struct Checkpointer {
     /// Taken by a checkpoint that failed: the next one goes on with it.
     frozen: Option<Frozen>,
     running: Option<Box<Running>>,
-}
-
-/// A key or a body: in the frozen memtable, or made by the checkpoint.
-enum Bytes {
-    Frozen(Held),
-    Own(Vec<u8>),
-}
-
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Frozen(held) => held.as_ref(),
-            Self::Own(bytes) => bytes,
-        }
-    }
-}
-
-/// What is to be applied to one tree.
-enum Ops {
-    /// What the frozen memtable has for it, one by one as it is applied, but for the bodies whose
-    /// parts were moved.
-    Frozen(Drain, Moved),
-    Listed(std::vec::IntoIter<TreeOp<Bytes, Bytes>>),
-}
-
-impl Iterator for Ops {
-    type Item = TreeOp<Bytes, Bytes>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (drain, moved) = match self {
-            Self::Frozen(drain, moved) => (drain, moved),
-            Self::Listed(ops) => return ops.next(),
-        };
-        let (place, key, put) = drain.next()?;
-        let moved = moved.pop_front_if(|(moved, _)| *moved == place);
-        let (change, fingerprint) = match put {
-            Some((body, fingerprint)) => {
-                let wrong = Sum(u128::from(planted::has(Bug::SumWrong)));
-                let body = moved.map_or(Bytes::Frozen(body), |(_, body)| Bytes::Own(body));
-                (Change::Put(body), Some(fingerprint.plus(wrong)))
-            }
-            None => (Change::Delete, None),
-        };
-        Some(TreeOp {
-            key: Bytes::Frozen(key),
-            change,
-            fingerprint,
-        })
-    }
 }
 
 type Applying = Apply<Ops, Bytes, Bytes, AlignedBuf>;
