@@ -2,6 +2,7 @@
 
 use rustix::fs::{Advice, fadvise, fsync};
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +57,12 @@ pub(crate) fn forget(dir: &Path) {
     }
 }
 
+/// Writes to a file that is there: a folder that is no cgroup would take new ones and limit nobody.
+fn write_to(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::options().write(true).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
 /// A limit of this process's memory, page cache included, until it is dropped.
 pub(crate) struct Fence {
     folder: PathBuf,
@@ -76,7 +83,7 @@ impl Fence {
             let root = Path::new(root);
             if second {
                 let control = root.join("cgroup.subtree_control");
-                let _ = fs::write(&control, "+memory");
+                let _ = write_to(&control, "+memory");
                 let enabled = fs::read_to_string(&control).unwrap_or_default();
                 if !enabled.contains("memory") {
                     continue;
@@ -86,13 +93,14 @@ impl Fence {
             if fs::create_dir(&folder).is_err() {
                 continue;
             }
+            // Dropped, it is taken away again.
             let fence = Self {
                 folder: folder.clone(),
                 back: root.join("cgroup.procs"),
             };
             let me = std::process::id().to_string();
-            if fs::write(folder.join(limit), bytes.to_string()).is_ok()
-                && fs::write(folder.join("cgroup.procs"), &me).is_ok()
+            if write_to(&folder.join(limit), &bytes.to_string()).is_ok()
+                && write_to(&folder.join("cgroup.procs"), &me).is_ok()
             {
                 return Ok(fence);
             }
@@ -103,7 +111,7 @@ impl Fence {
 
 impl Drop for Fence {
     fn drop(&mut self) {
-        let _ = fs::write(&self.back, std::process::id().to_string());
+        let _ = write_to(&self.back, &std::process::id().to_string());
         let _ = fs::remove_dir(&self.folder);
     }
 }

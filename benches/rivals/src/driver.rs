@@ -123,6 +123,7 @@ fn run_child(
     let complains = says.with_extension("stderr");
     let file = |path: &Path| fs::File::create(path).map_err(|error| error.to_string());
     let mut child = Command::new(program)
+        .envs(job.environment.iter().copied())
         .arg("child")
         .args([job.name, store.name])
         .arg(dir)

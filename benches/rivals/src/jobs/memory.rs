@@ -17,6 +17,13 @@ const WRITE_BUFFER_BYTES: u64 = 50_000_000;
 /// Nobody is waited for longer; the rate is that of what was loaded by then.
 const LOAD_SECONDS_MAX: u64 = 60;
 
+/// The allocator gives back what is freed, as who has little memory sets it: by itself it raises the
+/// size from which it does that, and most stores pass the limit by what it keeps.
+pub(super) const MALLOC: &[(&str, &str)] = &[
+    ("MALLOC_ARENA_MAX", "2"),
+    ("MALLOC_MMAP_THRESHOLD_", "131072"),
+];
+
 pub(super) fn run(context: &Context, figures: &mut Figures) {
     let scaled = |bytes: u64| ((bytes as f64 * context.scale) as u64).max(8 << 20);
     // A small run has a small limit, but a process needs some.

@@ -18,8 +18,14 @@ pub(crate) fn open(setup: &Setup) -> Box<dyn Rival> {
 
 pub(crate) fn open_ours(setup: &Setup) -> Ours {
     let file = setup.dir.join("store");
+    // While one memtable is written to the tree, the next one fills: short memory has room for both.
+    let second = if setup.tight {
+        setup.write_buffer_bytes
+    } else {
+        0
+    };
     let options = Options {
-        cache_bytes: setup.cache_bytes,
+        cache_bytes: setup.cache_bytes - second,
         memtable_bytes: setup.write_buffer_bytes,
         // The node's own is 1 GiB, the library's 64 MiB: as large as a checkpoint's work.
         log_bytes: 256 << 20,
