@@ -15,17 +15,9 @@ use std::sync::atomic::Ordering;
 #[test]
 fn a_punch_never_takes_what_was_just_promised() {
     let (disk, store, tree) = Halting::store();
-    // Space that is free and backed: from values that are gone.
-    for key in 0..40u8 {
-        tree.put(&[key], &value(key.into(), 1500)).unwrap();
-    }
     store.checkpoint().unwrap();
-    for key in 0..40u8 {
-        tree.delete(&[key]).unwrap();
-    }
-    store.checkpoint().unwrap();
-    store.checkpoint().unwrap();
-
+    // Space that is free and backed, in one run.
+    drop(tree.writer(60_000).unwrap());
     let (asked, go_on) = disk.halt_size();
     let punching = {
         let store = store.clone();
@@ -33,26 +25,18 @@ fn a_punch_never_takes_what_was_just_promised() {
     };
     asked.recv().unwrap();
     disk.full.store(true, Ordering::SeqCst);
-    let mut promised = 0u8;
-    loop {
-        match tree.put(&[b'n', promised], &value(promised.into(), 1000)) {
-            Ok(_) => promised += 1,
-            Err(Error::DiskFull) => break,
-            Err(error) => panic!("{error}"),
-        }
-        if promised == 12 {
-            break;
-        }
+    // As many as the ring holds without a checkpoint.
+    for key in 0..8u8 {
+        tree.put(&[b'n', key], &value(key.into(), 1000)).unwrap();
     }
-    assert!(promised > 4, "there was room for {promised}");
     go_on.send(()).unwrap();
     let mut punched = punching.join().unwrap().unwrap();
     while let bytes @ 1.. = store.punch_some(512).unwrap() {
         punched += bytes;
     }
-    println!("{promised} promised, {punched} bytes punched");
+    assert!(punched > 0, "there was more than was promised");
     store.checkpoint().unwrap();
-    for key in 0..promised {
+    for key in 0..8u8 {
         let found = tree.get(&[b'n', key]).unwrap().unwrap();
         assert_eq!(found, value(key.into(), 1000));
     }
@@ -86,7 +70,7 @@ fn a_medium_part_that_a_full_disk_acknowledges_finds_its_run() {
         assert_eq!(store.stats().extent_written_bytes, before + 2048, "at once");
     };
     assert!(matches!(refused, Error::DiskFull), "{refused}");
-    println!("{taken} taken");
+    assert!(taken > 0);
     store.checkpoint().unwrap();
     for key in 0..taken {
         let found = tree.get(&[b'n', key]).unwrap().unwrap();
