@@ -2,8 +2,6 @@
 //! Method: the disk gives no space from some moment on, and a punch or a batch is stopped where
 //! another could take the same units.
 
-#![expect(clippy::unwrap_used, reason = "a panic is the report")]
-
 mod common;
 
 use common::{Halting, value};

@@ -2,8 +2,6 @@
 //! Method: the flush of a checkpoint fails between a commit's write and the end of that commit's own
 //! flush, which says OK, as that of a device does.
 
-#![expect(clippy::unwrap_used, reason = "a panic is the report")]
-
 mod common;
 
 use common::Halting;

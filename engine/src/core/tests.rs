@@ -3,6 +3,8 @@
 //! not for two; the lock that a batch takes to join is held, so that whoever was promised space stands
 //! before it.
 
+#![expect(clippy::unwrap_used, reason = "a panic is the report")]
+
 use super::*;
 use crate::io::{FileDisk, places};
 use crate::{Batch, Options, Store};
