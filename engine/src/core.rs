@@ -614,3 +614,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

@@ -6,13 +6,17 @@
 
 mod common;
 
-use common::{folder, places, rot, small, value};
+use common::{Halting, MemoryDisk, folder, places, rot, small, tiny, value};
 use dmerkle::format::superblock::{SUPERBLOCK_BYTES, Slot, Superblock};
 use dmerkle::geometry::SUPERBLOCK_OFFSETS;
+use engine::world::World;
 use engine::{Batch, Durability, Error, FingerprintKey, NewEntry, NewPart, Options, Store};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 #[test]
 fn a_backup_has_every_tree_meta_and_part() {
@@ -287,4 +291,60 @@ fn a_part_is_verified_on_the_disk_itself() {
     assert!(failed.is_damage(), "{failed}");
     rot(&path, &spoilt);
     verify("long").unwrap();
+}
+
+/// How long a backup may take that does not wait.
+const COPIED_MS_MAX: u64 = 1000;
+
+/// The names of a copy that is begun while `change` is joined and its flush held back: made before
+/// the flush came back, if it did not wait for it, and after.
+fn names_across(change: fn(&Store)) -> (Option<Vec<Vec<u8>>>, Vec<Vec<u8>>) {
+    let (disk, store, _) = Halting::store();
+    store.create_tree(b"old").unwrap();
+    store.tree(b"old").unwrap().put(b"k", b"v").unwrap();
+    let (began, go_on) = disk.halt();
+    let changing = {
+        let store = store.clone();
+        std::thread::spawn(move || change(&store))
+    };
+    began.recv().unwrap();
+    let (tells, told) = channel();
+    let copying = {
+        let store = store.clone();
+        std::thread::spawn(move || {
+            let copy = Arc::new(MemoryDisk::default());
+            store.backup_on(copy.clone(), World::real()).unwrap();
+            let copy = Store::open_on(copy, World::real(), &tiny()).unwrap();
+            let mut names: Vec<_> = copy.trees().into_iter().map(|tree| tree.name).collect();
+            names.sort();
+            tells.send(names).unwrap();
+        })
+    };
+    let early = told.recv_timeout(Duration::from_millis(COPIED_MS_MAX)).ok();
+    go_on.send(()).unwrap();
+    changing.join().unwrap();
+    let names = early.clone().unwrap_or_else(|| told.recv().unwrap());
+    copying.join().unwrap();
+    (early, names)
+}
+
+/// The names were those that had joined, the entries those that were visible.
+#[test]
+fn a_backup_lacks_no_tree_whose_drop_is_not_durable() {
+    let (early, names) = names_across(|store| store.drop_tree(b"old").unwrap());
+    if let Some(early) = early {
+        assert_eq!(early, [b"old".to_vec(), b"t".to_vec()]);
+    }
+    assert_eq!(names, [b"t".to_vec()], "it waits for the drop");
+}
+
+/// A power cut would have taken the tree back.
+#[test]
+fn a_backup_names_no_tree_that_is_not_visible_yet() {
+    let (early, names) = names_across(|store| drop(store.create_tree(b"new").unwrap()));
+    if let Some(early) = early {
+        assert_eq!(early, [b"old".to_vec(), b"t".to_vec()]);
+    }
+    let all = [b"new".to_vec(), b"old".to_vec(), b"t".to_vec()];
+    assert_eq!(names, all, "it waits for the creation");
 }

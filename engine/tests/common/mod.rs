@@ -4,9 +4,12 @@
 #![allow(dead_code, reason = "no test uses all of it")]
 
 use engine::io::Disk;
-use engine::{Geometry, Options};
+use engine::world::World;
+use engine::{Geometry, Options, Store, Tree};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
@@ -146,4 +149,107 @@ impl Disk for MemoryDisk {
     fn is_direct(&self) -> bool {
         true
     }
+}
+
+/// What tells that a call began, and what lets it go on.
+type Halt = Mutex<Option<(Sender<()>, Receiver<()>)>>;
+
+/// A disk that can be full, and of which a flush or a question for its size can be stopped, or a
+/// flush fail.
+#[derive(Default)]
+pub struct Halting {
+    disk: MemoryDisk,
+    /// The next flush says that it began, and goes on when it is told.
+    flush: Halt,
+    /// So does the next question for the size.
+    size: Halt,
+    pub fails: AtomicBool,
+    /// No space is given any more.
+    pub full: AtomicBool,
+    pub writes: AtomicU64,
+}
+
+impl Disk for Halting {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, buf)
+    }
+
+    fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.disk.write(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if stop(&self.flush) {
+            return Ok(());
+        }
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the device lost its cache"));
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        stop(&self.size);
+        self.disk.size()
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.disk.allocate(offset, bytes)
+    }
+
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.disk.punch(offset, bytes)
+    }
+
+    fn alignment(&self) -> usize {
+        self.disk.alignment()
+    }
+
+    fn is_direct(&self) -> bool {
+        true
+    }
+}
+
+impl Halting {
+    /// A store with an entry, and a checkpoint begun: what is put from here on is not its.
+    pub fn store() -> (Arc<Self>, Store, Tree) {
+        let disk = Arc::new(Self::default());
+        Store::format_on(disk.as_ref(), &World::real(), &tiny()).unwrap();
+        let store = Store::open_on(disk.clone(), World::real(), &tiny()).unwrap();
+        let tree = store.create_tree(b"t").unwrap();
+        tree.put(b"before", b"v").unwrap();
+        store.step().unwrap();
+        (disk, store, tree)
+    }
+
+    /// Stops the next flush: gives what tells that it began, and what lets it go on.
+    pub fn halt(&self) -> (Receiver<()>, Sender<()>) {
+        halt(&self.flush)
+    }
+
+    /// Stops the next question for the size.
+    pub fn halt_size(&self) -> (Receiver<()>, Sender<()>) {
+        halt(&self.size)
+    }
+}
+
+fn halt(place: &Halt) -> (Receiver<()>, Sender<()>) {
+    let (begun, began) = channel();
+    let (go_on, goes_on) = channel();
+    *place.lock().unwrap() = Some((begun, goes_on));
+    (began, go_on)
+}
+
+/// Stops here if that was ordered. Whether it was.
+fn stop(place: &Halt) -> bool {
+    let ordered = place.lock().unwrap().take();
+    if let Some((begun, go_on)) = &ordered {
+        begun.send(()).unwrap();
+        go_on.recv().unwrap();
+    }
+    ordered.is_some()
 }

@@ -1,0 +1,75 @@
+//! Goal: on a full disk what a batch was promised is there when its checkpoint wants it.
+//! Method: the disk gives no space from some moment on, and a punch or a batch is stopped where
+//! another could take the same units.
+
+mod common;
+
+use common::{Halting, value};
+use engine::Error;
+use std::sync::atomic::Ordering;
+
+/// The punch asked what was promised before it looked for something to take, and another batch was
+/// promised that meanwhile.
+#[test]
+fn a_punch_never_takes_what_was_just_promised() {
+    let (disk, store, tree) = Halting::store();
+    store.checkpoint().unwrap();
+    // Space that is free and backed, in one run.
+    drop(tree.writer(60_000).unwrap());
+    let (asked, go_on) = disk.halt_size();
+    let punching = {
+        let store = store.clone();
+        std::thread::spawn(move || store.punch_some(512))
+    };
+    asked.recv().unwrap();
+    disk.full.store(true, Ordering::SeqCst);
+    // As many as the ring holds without a checkpoint.
+    for key in 0..8u8 {
+        tree.put(&[b'n', key], &value(key.into(), 1000)).unwrap();
+    }
+    go_on.send(()).unwrap();
+    let mut punched = punching.join().unwrap().unwrap();
+    while let bytes @ 1.. = store.punch_some(512).unwrap() {
+        punched += bytes;
+    }
+    assert!(punched > 0, "there was more than was promised");
+    store.checkpoint().unwrap();
+    for key in 0..8u8 {
+        let found = tree.get(&[b'n', key]).unwrap().unwrap();
+        assert_eq!(found, value(key.into(), 1000));
+    }
+}
+
+/// A part in the log had been promised units, and they lay in pieces that were too short for it.
+#[test]
+fn a_medium_part_that_a_full_disk_acknowledges_finds_its_run() {
+    let (disk, store, tree) = Halting::store();
+    // Every other run of three units is free.
+    for key in 0..60u8 {
+        tree.put(&[key], &value(key.into(), 1500)).unwrap();
+        store.checkpoint().unwrap();
+    }
+    disk.full.store(true, Ordering::SeqCst);
+    let full = tree.put(b"long", &vec![1; 60_000]);
+    assert!(matches!(full, Err(Error::DiskFull)), "{full:?}");
+    for key in (0..60u8).step_by(2) {
+        tree.delete(&[key]).unwrap();
+    }
+    for _ in 0..3 {
+        store.checkpoint().unwrap();
+    }
+    let mut taken = 0u8;
+    let refused = loop {
+        match tree.put(&[b'n', taken], &value(taken.into(), 1900)) {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::DiskFull), "{refused}");
+    assert!(taken > 0);
+    store.checkpoint().unwrap();
+    for key in 0..taken {
+        let found = tree.get(&[b'n', key]).unwrap().unwrap();
+        assert_eq!(found, value(key.into(), 1900));
+    }
+}
