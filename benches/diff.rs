@@ -163,6 +163,6 @@ fn compare([mine, theirs]: &[Side; 2]) -> Cost {
             diff::Next::Answer => ask(&mut session, &mut contents, answers.pop_front()),
         };
     }
-    cost.spent[0] = begin.elapsed() - cost.spent[1];
+    cost.spent[0] = begin.elapsed().saturating_sub(cost.spent[1]);
     cost
 }

@@ -275,11 +275,13 @@ pub struct Split {
     level: Option<u8>,
     /// What the brought nodes of the level consist of.
     pieces: Vec<Piece>,
+    /// The first keys of the pieces, one after the other: few of hundreds become a cut.
+    lows: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
 struct Piece {
-    low: Vec<u8>,
+    low: core::ops::Range<usize>,
     pointer: Pointer,
     count: u64,
 }
@@ -294,6 +296,7 @@ impl Split {
             todo: if empty { vec![] } else { vec![root.pointer] },
             level: None,
             pieces: Vec::new(),
+            lows: Vec::new(),
         }
     }
 
@@ -321,16 +324,16 @@ impl Split {
             self.range.children(node)
         };
         for index in first..end {
-            let mut low = Vec::new();
+            let from = self.lows.len();
             let (pointer, count) = if leaf {
-                node.entry_key(index).append_to(&mut low);
+                node.entry_key(index).append_to(&mut self.lows);
                 (Pointer::NONE, 1)
             } else {
-                node.child_low(index, &mut low);
+                node.child_low(index, &mut self.lows);
                 (node.child_pointer(index), node.child_summary(index).count)
             };
             self.pieces.push(Piece {
-                low,
+                low: from..self.lows.len(),
                 pointer,
                 count,
             });
@@ -338,6 +341,7 @@ impl Split {
         if self.todo.is_empty() && !leaf && self.pieces.len() < self.parts {
             self.level = Some(node.level() - 1);
             self.todo = self.pieces.drain(..).map(|piece| piece.pointer).collect();
+            self.lows.clear();
             self.todo.reverse();
         } else {
             self.level = Some(node.level());
@@ -354,8 +358,9 @@ impl Split {
         for piece in self.pieces {
             // A cut stands before the piece that brings a new share to its full.
             let share = u128::from(before) * u128::from(parts) / u128::from(total.max(1));
-            if share > cuts.len() as u128 && piece.low > self.range.low {
-                cuts.push(piece.low);
+            let low = &self.lows[piece.low];
+            if share > cuts.len() as u128 && *low > self.range.low[..] {
+                cuts.push(low.to_vec());
             }
             before += piece.count;
         }
