@@ -373,33 +373,42 @@ impl Snapshot {
         low: &[u8],
         high: Option<&[u8]>,
     ) -> Result<Summary, Error> {
-        self.summary(tree.id(), low, high)
+        let parts = self.summaries(tree.id(), low, &[], high)?;
+        Ok(parts[0])
     }
 
-    fn summary(&self, tree: TreeId, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Error> {
+    /// Of each part that `cuts` make of the range, which ascend inside it.
+    fn summaries(
+        &self,
+        tree: TreeId,
+        low: &[u8],
+        cuts: &[Vec<u8>],
+        high: Option<&[u8]>,
+    ) -> Result<Vec<Summary>, Error> {
         let held = self.held()?;
         let view = &held.view;
         let core = &view.core;
         let root = view.state.base.root(tree);
         let range = KeyRange::new(low, high);
         if range.is_empty() {
-            return Ok(Summary::EMPTY);
+            return Ok(vec![Summary::EMPTY; cuts.len() + 1]);
         }
         let key = &core.identity.key;
-        let steps = RangeSummary::new(key.clone(), &root, range);
-        let mut summary = steps.run(&mut Nodes(core), tree)?;
+        let steps = RangeSummary::of_parts(key.clone(), &root, range, cuts);
+        let mut summaries = steps.run_parts(&mut Nodes(core), tree)?;
         for (key_bytes, op) in newest_ops(view, tree, low, high) {
             let old = core.find_in_base(&view.state.base, tree, key_bytes, |body| {
                 key.of_entry(key_bytes, body)
             })?;
+            let part = &mut summaries[cuts.partition_point(|cut| cut.as_slice() <= key_bytes)];
             if let Some(old) = old {
-                summary = summary.minus(Summary::of(old));
+                *part = part.minus(Summary::of(old));
             }
             if let OpRef::Put { fingerprint, .. } = op {
-                summary = summary.plus(Summary::of(fingerprint));
+                *part = part.plus(Summary::of(fingerprint));
             }
         }
-        Ok(summary)
+        Ok(summaries)
     }
 
     /// The tree as a diff session compares it, see [`dmerkle::diff`].
@@ -453,7 +462,16 @@ impl Contents for SnapshotContents {
     }
 
     fn summary(&mut self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Error> {
-        self.snapshot.summary(self.tree, low, high)
+        Ok(self.summaries(low, &[], high)?[0])
+    }
+
+    fn summaries(
+        &mut self,
+        low: &[u8],
+        cuts: &[Vec<u8>],
+        high: Option<&[u8]>,
+    ) -> Result<Vec<Summary>, Error> {
+        self.snapshot.summaries(self.tree, low, cuts, high)
     }
 
     fn split(

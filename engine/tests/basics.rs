@@ -6,6 +6,7 @@
     reason = "a panic is the report"
 )]
 
+use dmerkle::diff::Contents;
 use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -206,5 +207,40 @@ fn writers_on_many_threads_lose_nothing() {
             let got = tree.get(format!("{thread} {i}").as_bytes()).unwrap();
             assert_eq!(got, Some(value(thread * 1000 + i, len)));
         }
+    }
+}
+
+#[test]
+fn newer_operations_count_in_that_part_of_a_compared_range_which_holds_them() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let key = |n: u32| n.to_be_bytes().to_vec();
+    for n in 0..600 {
+        tree.put(&key(n * 2), &value(n, 150)).unwrap();
+    }
+    store.checkpoint().unwrap();
+    // Replaced, removed and added, some at the cuts themselves.
+    for n in (0..1200).step_by(50) {
+        match n % 3 {
+            0 => tree.put(&key(n), b"other").unwrap(),
+            1 => tree.delete(&key(n)).unwrap(),
+            _ => tree.put(&key(n + 1), b"new").unwrap(),
+        };
+    }
+    let snapshot = store.snapshot();
+    let mut contents = snapshot.contents(&tree);
+    let cuts: Vec<_> = [50, 51, 333, 600, 601, 1150].map(key).to_vec();
+    let (low, high) = (key(3), key(1199));
+    let parts = contents.summaries(&low, &cuts, Some(&high)).unwrap();
+    let mut lows = vec![low];
+    lows.extend_from_slice(&cuts);
+    let highs = cuts.iter().chain([&high]);
+    for ((low, high), part) in lows.iter().zip(highs).zip(parts) {
+        let mut expected = dmerkle::Summary::EMPTY;
+        for entry in snapshot.range(&tree, low, Some(high)) {
+            expected = expected.plus(dmerkle::Summary::of(entry.unwrap().fingerprint()));
+        }
+        assert_eq!(part, expected, "from {low:?} to {high:?}");
     }
 }

@@ -56,7 +56,7 @@ impl Session {
                 self.later(flying.open);
                 continue;
             }
-            let answer = answers.next(&flying.open.range, &flying.query)?;
+            let answer = answers.next(&flying.open.asked(), &flying.query)?;
             self.take_answer(contents, flying, answer, &mut frame)?;
         }
         if !answers.is_at_end() {
@@ -104,12 +104,12 @@ impl Session {
                 Open {
                     range,
                     depth,
-                    task: Task::Fetch { ids, mine, found },
+                    task: fetch @ Task::Fetch { .. },
                 },
                 Says::Entries { complete, entries },
             ) => {
-                let rest = Open::new(range, depth, Task::List);
-                return self.take_fetched(contents, rest, (ids, mine, found), entries, *complete);
+                let fetch = Open::new(range, depth, fetch);
+                return self.take_fetched(contents, fetch, entries, *complete);
             }
             (open, _) => open,
         };
@@ -158,8 +158,10 @@ impl Session {
             cuts.push(cut);
         }
         theirs.push((count, sum));
-        for (range, (count, sum)) in open.range.cut(cuts).into_iter().zip(theirs) {
-            let mine = summary(contents, &range)?;
+        let own = (contents.summaries(&open.range.low, &cuts, open.range.high()))
+            .map_err(Error::Contents)?;
+        let both = own.into_iter().zip(theirs);
+        for (range, (mine, (count, sum))) in open.range.cut(cuts).into_iter().zip(both) {
             frame.compared += 1;
             if mine.count == count && shown(mine.sum, self.shape.wide) == sum {
                 continue;
@@ -190,7 +192,7 @@ impl Session {
                 theirs,
             }
         } else if mine < 2 {
-            Task::Compare
+            Task::Compare { own: None }
         } else {
             let parts = larger.div_ceil(leaf).saturating_mul(2);
             Task::Divide {
@@ -239,9 +241,7 @@ impl Session {
         let from = u32::try_from(have.len()).expect("at most 64");
         sketch::add(&mut sums, from, &own.ids);
         have.extend(sums);
-        let sorted = own.by_id();
-        let decoded = sketch::decode(&have).filter(|ids| !ids.is_empty());
-        let (foreign, known) = partition(decoded.unwrap_or_default(), &sorted);
+        let (foreign, known) = own.partition(sketch::decode(&have).unwrap_or_default());
         let gain = i128::from(theirs) - own.ids.len() as i128;
         let fits = foreign.len() as i128 - known.len() as i128 == gain;
         if foreign.len() + known.len() > 0 && fits {
@@ -320,6 +320,7 @@ impl Session {
             return;
         }
         let task = Task::Fetch {
+            near: foreign.len() == mine.len(),
             ids: foreign,
             mine,
             found: Vec::new(),
@@ -340,11 +341,19 @@ impl Session {
     fn take_fetched<C: Contents>(
         &mut self,
         contents: &mut C,
-        mut rest: Open,
-        (mut ids, mut mine, mut found): (Vec<u32>, Entries, Vec<Difference>),
+        mut open: Open,
         entries: &[(Vec<u8>, Sum)],
         complete: bool,
     ) -> Result<(), Error<C::Error>> {
+        let Task::Fetch {
+            ids,
+            mine,
+            found,
+            near,
+        } = &mut open.task
+        else {
+            unreachable!("only what was fetched is taken as such");
+        };
         let mut came = Vec::with_capacity(entries.len());
         for (key, theirs) in entries {
             let id = short_id(*theirs, self.shape.salt);
@@ -366,23 +375,29 @@ impl Session {
         }
         ids.retain(|id| !came.contains(id));
         if complete && ids.is_empty() {
-            for difference in found {
+            for difference in std::mem::take(found) {
                 self.report(difference);
             }
-            self.report_mine(mine);
+            self.report_mine(std::mem::take(mine));
             return Ok(());
         }
-        if complete {
+        if complete && *near {
+            // The rest stands at other keys.
+            *near = false;
+        } else if complete {
             // The ids were rubbish: an overfull sketch decoded to them by chance.
-            if summary(contents, &rest.range)?.count >= 2 && rest.depth < DEPTH_MAX {
-                rest.task = Task::Divide { parts: 4 };
-            }
+            let divide = summary(contents, &open.range)?.count >= 2 && open.depth < DEPTH_MAX;
+            open.task = if divide {
+                Task::Divide { parts: 4 }
+            } else {
+                Task::List
+            };
         } else if entries.is_empty() || ids.is_empty() {
             return Err(Error::Peer("an answer stops without need"));
         } else {
-            rest.task = Task::Fetch { ids, mine, found };
+            *near &= !mine.is_empty();
         }
-        self.later(rest);
+        self.later(open);
         Ok(())
     }
 
@@ -450,6 +465,24 @@ impl Leaf {
         sorted
     }
 
+    /// The ids that are not among the own, ascending, and the places of the own that are. The ids
+    /// are few: so each of the own is looked for among them.
+    fn partition(&self, mut ids: Vec<u32>) -> (Vec<u32>, Vec<usize>) {
+        ids.sort_unstable();
+        let mut places = vec![None; ids.len()];
+        for (place, id) in self.ids.iter().enumerate() {
+            if let Ok(at) = ids.binary_search(id) {
+                places[at].get_or_insert(place);
+            }
+        }
+        let (known, foreign): (Vec<_>, Vec<_>) =
+            (ids.into_iter().zip(places)).partition(|(_, place)| place.is_some());
+        (
+            foreign.into_iter().map(|(id, _)| id).collect(),
+            known.into_iter().filter_map(|(_, place)| place).collect(),
+        )
+    }
+
     /// The entries at `places`, in the order of their keys.
     fn pick(&self, mut places: Vec<usize>) -> Entries {
         places.sort_unstable();
@@ -470,18 +503,4 @@ fn summary<C: Contents>(contents: &mut C, range: &KeyRange) -> Result<Summary, E
 fn one<C: Contents>(contents: &mut C, key: &[u8]) -> Result<Option<Sum>, Error<C::Error>> {
     let found = (contents.entries(key, Some(&successor(key)), 1)).map_err(Error::Contents)?;
     Ok(found.into_iter().next().map(|(_, sum)| sum))
-}
-
-/// The ids that are not among the own, and the places of the own that are.
-fn partition(ids: Vec<u32>, own: &[(u32, usize)]) -> (Vec<u32>, Vec<usize>) {
-    let mut known = Vec::new();
-    let mut foreign = ids;
-    foreign.retain(|id| match own.binary_search_by_key(id, |(own, _)| *own) {
-        Ok(at) => {
-            known.push(own[at].1);
-            false
-        }
-        Err(_) => true,
-    });
-    (foreign, known)
 }

@@ -68,6 +68,21 @@ pub trait Contents {
     /// Count and sum of the entries in `low..high`.
     fn summary(&mut self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Self::Error>;
 
+    /// Count and sum of each part that `cuts` make of `low..high`; they ascend strictly inside it.
+    /// What pays for both sides of a cut, when the parts are summed up one by one, should not.
+    fn summaries(
+        &mut self,
+        low: &[u8],
+        cuts: &[Vec<u8>],
+        high: Option<&[u8]>,
+    ) -> Result<Vec<Summary>, Self::Error> {
+        let lows = core::iter::once(low).chain(cuts.iter().map(Vec::as_slice));
+        let highs = cuts.iter().map(|cut| Some(cut.as_slice())).chain([high]);
+        (lows.zip(highs))
+            .map(|(low, high)| self.summary(low, high))
+            .collect()
+    }
+
     /// Keys, strictly ascending and strictly inside `low..high`, that cut the range into about
     /// `parts` parts of like counts. Fewer or none where cheap boundaries are lacking.
     fn split(
@@ -265,12 +280,11 @@ impl<E: core::error::Error + 'static> core::error::Error for Error<E> {
     }
 }
 
-/// Boundaries that cut a range of `count` entries, by hand where the contents know none. Empty
-/// only if there are fewer than two entries (or the contents break their contract).
+/// Boundaries that cut a range, by hand where the contents know none. Empty only if there are fewer
+/// than two entries (or the contents break their contract).
 fn boundaries<C: Contents>(
     contents: &mut C,
     range: &KeyRange,
-    count: u64,
     parts: u64,
 ) -> Result<Vec<Vec<u8>>, Error<C::Error>> {
     let parts = usize::try_from(parts.clamp(2, PARTS)).expect("at most 16");
@@ -286,7 +300,13 @@ fn boundaries<C: Contents>(
         let step = cuts.len().div_ceil(parts);
         cuts = cuts.into_iter().skip(step - 1).step_by(step).collect();
     }
-    if cuts.is_empty() && count >= 2 {
+    if cuts.is_empty() {
+        let count = (contents.summary(&range.low, range.high()))
+            .map_err(Error::Contents)?
+            .count;
+        if count < 2 {
+            return Ok(cuts);
+        }
         let half = usize::try_from(count / 2).map_or(PAGE_ENTRIES, |half| half.min(PAGE_ENTRIES));
         let page = contents
             .entries(&range.low, range.high(), half + 1)

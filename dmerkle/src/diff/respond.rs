@@ -78,21 +78,23 @@ impl<C: Contents> Responder<'_, C> {
     ) -> Result<Vec<Summary>, Error<C::Error>> {
         let mut unequal = 0;
         let mut summaries = Vec::with_capacity(queries.len());
-        for (range, query) in queries {
-            let own = self.summary(range)?;
-            unequal += u64::from(!self.is_equal(query, own));
-            summaries.push(own);
+        // Ranges that follow one another are summed up at once.
+        for run in queries.chunk_by(|(one, _), (next, _)| one.high() == Some(next.low.as_slice())) {
+            let (first, rest) = run.split_first().expect("a run is not empty");
+            let cuts: Vec<_> = rest.iter().map(|(range, _)| range.low.clone()).collect();
+            let high = rest.last().unwrap_or(first).0.high();
+            let own = (self.contents)
+                .summaries(&first.0.low, &cuts, high)
+                .map_err(Error::Contents)?;
+            summaries.extend(own);
+        }
+        for ((_, query), own) in queries.iter().zip(&summaries) {
+            unequal += u64::from(!self.is_equal(query, *own));
         }
         let ranges = queries.len() as u64;
         self.capacity = sketch::capacity(unequal, ranges);
         self.dense = ranges >= DENSE_RANGES && unequal == ranges;
         Ok(summaries)
-    }
-
-    fn summary(&mut self, range: &KeyRange) -> Result<Summary, Error<C::Error>> {
-        (self.contents)
-            .summary(&range.low, range.high())
-            .map_err(Error::Contents)
     }
 
     fn is_equal(&self, query: &Query, own: Summary) -> bool {
@@ -171,7 +173,7 @@ impl<C: Contents> Responder<'_, C> {
         own: Summary,
         parts: u64,
     ) -> Result<Says, Error<C::Error>> {
-        let mut cuts = boundaries(self.contents, range, own.count, parts)?;
+        let mut cuts = boundaries(self.contents, range, parts)?;
         if cuts.is_empty() {
             return Err(Error::Peer("the own contents cannot be cut"));
         }
@@ -189,12 +191,14 @@ impl<C: Contents> Responder<'_, C> {
             below: Vec::with_capacity(cuts.len()),
         };
         // The part above the last cut is what remains: the asker works it out.
-        for part in range.cut(cuts) {
-            let below = self.summary(&part)?;
-            if let (Some(high), true) = (&part.high, part.high != range.high) {
-                let shown = shown(below.sum, self.shape.wide);
-                split.below.push((high.clone(), below.count, shown));
-            }
+        let last = cuts.pop().expect("there is a cut");
+        let below = (self.contents)
+            .summaries(&range.low, &cuts, Some(&last))
+            .map_err(Error::Contents)?;
+        cuts.push(last);
+        for (cut, below) in cuts.into_iter().zip(below) {
+            let shown = shown(below.sum, self.shape.wide);
+            split.below.push((cut, below.count, shown));
         }
         Ok(Says::Split(split))
     }

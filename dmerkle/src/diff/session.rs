@@ -8,9 +8,10 @@
 use super::wire::{Query, Shape, Writer, read_answer};
 use super::{
     Contents, Difference, Entries, Error, FRAME_BYTES_MAX, KeyRange, Limits, PAGE_ENTRIES,
-    boundaries, shown,
+    boundaries, shown, successor,
 };
 use crate::types::{Sum, Summary};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Bytes of open ranges above which they are asked about one at a time, lowest first, until they
@@ -31,8 +32,8 @@ pub(super) enum Task {
     Total,
     /// Cut at the own boundaries and compare the parts.
     Divide { parts: u64 },
-    /// Compare as it is.
-    Compare,
+    /// Compare as it is. What is there on this side may be known.
+    Compare { own: Option<Summary> },
     /// Ask for power sums behind those that `have` holds, which are sums of the difference: the own
     /// ones are added already. The peer has `theirs` entries.
     Sketch {
@@ -40,11 +41,14 @@ pub(super) enum Task {
         to: u32,
         theirs: u64,
     },
-    /// Ask for the entries with these ids; `mine` differ too, `found` came already.
+    /// Ask for the entries with these ids; `mine` differ too, ascending, `found` came already.
+    /// `near`: first only where `mine` are, for an entry that was changed has its key on both sides.
+    /// The peer then reads that instead of the whole range once more.
     Fetch {
         ids: Vec<u32>,
         mine: Entries,
         found: Vec<Difference>,
+        near: bool,
     },
     /// Ask for all entries.
     List,
@@ -64,10 +68,28 @@ impl Open {
         Self { range, depth, task }
     }
 
+    /// What of the range to ask about.
+    pub(super) fn asked(&self) -> Cow<'_, KeyRange> {
+        if let Task::Fetch {
+            mine, near: true, ..
+        } = &self.task
+            && let [(low, _), ..] = &mine[..]
+            && let [.., (last, _)] = &mine[..]
+        {
+            return Cow::Owned(KeyRange {
+                low: low.clone(),
+                high: Some(successor(last)),
+            });
+        }
+        Cow::Borrowed(&self.range)
+    }
+
     pub(super) fn weight(&self) -> usize {
         let task = match &self.task {
             Task::Sketch { have, .. } => have.len() * 4,
-            Task::Fetch { ids, mine, found } => {
+            Task::Fetch {
+                ids, mine, found, ..
+            } => {
                 ids.len() * 4
                     + mine.iter().map(|(key, _)| key.len() + 64).sum::<usize>()
                     + (found.iter().map(|one| one.key.len() + 96)).sum::<usize>()
@@ -421,7 +443,7 @@ impl Session {
                 break;
             }
             let written = writer.out.len();
-            writer.query(&open.range, &query);
+            writer.query(&open.asked(), &query);
             if writer.is_over() {
                 writer.out.truncate(written);
                 break;
@@ -439,13 +461,12 @@ impl Session {
         open: &Open,
         parts: u64,
     ) -> Result<Vec<Open>, Error<C::Error>> {
-        let own = contents
-            .summary(&open.range.low, open.range.high())
+        let cuts = boundaries(contents, &open.range, parts)?;
+        let own = (contents.summaries(&open.range.low, &cuts, open.range.high()))
             .map_err(Error::Contents)?;
-        let cuts = boundaries(contents, &open.range, own.count, parts)?;
-        let parts = open.range.cut(cuts).into_iter().rev();
+        let parts = open.range.cut(cuts).into_iter().zip(own).rev();
         Ok(parts
-            .map(|part| Open::new(part, open.depth + 1, Task::Compare))
+            .map(|(part, own)| Open::new(part, open.depth + 1, Task::Compare { own: Some(own) }))
             .collect())
     }
 
@@ -457,8 +478,11 @@ impl Session {
         };
         Ok(match &open.task {
             Task::Total => Query::Total(own()?),
-            Task::Divide { .. } | Task::Compare => {
-                let own = own()?;
+            Task::Divide { .. } | Task::Compare { .. } => {
+                let own = match open.task {
+                    Task::Compare { own: Some(own) } => own,
+                    _ => own()?,
+                };
                 Query::Compare {
                     count: own.count,
                     sum: shown(own.sum, self.shape.wide),

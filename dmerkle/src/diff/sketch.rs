@@ -95,17 +95,26 @@ fn power(element: u32, mut exponent: u32) -> u32 {
 pub(super) fn add(sums: &mut [u32], from: u32, ids: &[u32]) {
     // Four ids at once, because each multiplication waits for the one before it. The power sums
     // of 0, which fills up the last four, are 0.
+    let Some((last, others)) = sums.split_last_mut() else {
+        return;
+    };
     for four in ids.chunks(4) {
         let mut padded = [0; 4];
         padded[..four.len()].copy_from_slice(four);
-        let steps = padded.map(|id| Factor::new(square(id)));
-        let mut terms = padded.map(|id| power(id, 2 * from + 1));
-        for sum in &mut *sums {
-            *sum ^= terms[0] ^ terms[1] ^ terms[2] ^ terms[3];
-            for (term, step) in terms.iter_mut().zip(&steps) {
-                *term = step.times(*term);
+        let mut terms = padded;
+        if from > 0 {
+            terms = padded.map(|id| power(id, 2 * from + 1));
+        }
+        if !others.is_empty() {
+            let steps = padded.map(|id| Factor::new(square(id)));
+            for sum in &mut *others {
+                *sum ^= terms[0] ^ terms[1] ^ terms[2] ^ terms[3];
+                for (term, step) in terms.iter_mut().zip(&steps) {
+                    *term = step.times(*term);
+                }
             }
         }
+        *last ^= terms[0] ^ terms[1] ^ terms[2] ^ terms[3];
     }
 }
 

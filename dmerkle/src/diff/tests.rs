@@ -221,6 +221,60 @@ fn one_difference_costs_a_few_hundred_bytes() {
     }
 }
 
+/// A copy that counts the entries which are read of it.
+struct Counted {
+    copy: Sorted,
+    read: usize,
+}
+
+impl Contents for Counted {
+    type Error = Infallible;
+
+    fn key_id(&self) -> u64 {
+        self.copy.key_id()
+    }
+
+    fn summary(&mut self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Infallible> {
+        self.copy.summary(low, high)
+    }
+
+    fn split(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        parts: usize,
+    ) -> Result<Vec<Vec<u8>>, Infallible> {
+        self.copy.split(low, high, parts)
+    }
+
+    fn entries(
+        &mut self,
+        low: &[u8],
+        high: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Entries, Infallible> {
+        let entries = self.copy.entries(low, high, limit)?;
+        self.read += entries.len();
+        Ok(entries)
+    }
+}
+
+#[test]
+fn a_changed_entry_is_fetched_without_reading_its_range_again() {
+    let mine = numbered(100_000);
+    let key = mine.keys().nth(777).unwrap().clone();
+    let mut theirs = mine.clone();
+    theirs.insert(key.clone(), u64::MAX);
+    let copies = [&mine, &theirs].map(sorted);
+    let [mut one, mut other] = copies.map(|copy| Counted { copy, read: 0 });
+    let mut session = Session::new(KeyRange::default(), Limits::default());
+    let (found, _) = diff(&mut session, &mut one, &mut other).unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].key, key);
+    assert!(one.read > 100, "a sketch settles it");
+    assert_eq!(other.read, one.read + 1);
+}
+
 #[test]
 fn many_differences_cost_little_more_than_themselves() {
     let mine = numbered(100_000);

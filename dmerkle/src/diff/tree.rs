@@ -42,6 +42,16 @@ impl<S: Source> Contents for TreeContents<'_, S> {
             .run(self.source, self.tree)
     }
 
+    fn summaries(
+        &mut self,
+        low: &[u8],
+        cuts: &[Vec<u8>],
+        high: Option<&[u8]>,
+    ) -> Result<Vec<Summary>, S::Error> {
+        RangeSummary::of_parts(self.key.clone(), &self.root, Range::new(low, high), cuts)
+            .run_parts(self.source, self.tree)
+    }
+
     fn split(
         &mut self,
         low: &[u8],

@@ -2,7 +2,7 @@
 //!
 //! A summary reads two paths, however large the range: every child that lies wholly inside brings
 //! its own. Only the entries of the two leaves at the ends are hashed, and of each leaf only the
-//! smaller side.
+//! smaller side; where cuts fall into a leaf, all but its largest part.
 
 use crate::error::Corrupt;
 use crate::fingerprint::FingerprintKey;
@@ -67,55 +67,86 @@ impl Range {
             .map_or(node.count(), |high| node.position(high).0);
         (first, end)
     }
-
-    /// Whether all of child `index` of a branch is in the range.
-    fn covers_child<B: AsRef<[u8]>>(&self, node: &Node<B>, index: usize) -> bool {
-        let low = match index.checked_sub(1) {
-            None => self.low[..] <= *node.low(),
-            Some(key) => node.key(key).cmp_key(&self.low).is_ge(),
-        };
-        low && self
-            .high
-            .as_ref()
-            .is_none_or(|high| node.child_ends_by(index, high))
-    }
 }
 
-/// Sums a range up.
+/// Sums a range up, whole or the parts that cuts make of it.
+///
+/// All parts are summed up in one walk: a leaf in which a cut falls is met once, though two parts
+/// end there.
 #[derive(Debug, Clone)]
 pub struct RangeSummary {
     key: FingerprintKey,
-    range: Range,
-    summary: Summary,
-    /// Nodes that lie partly inside, with their level if it is known.
-    todo: Vec<(Root, Option<u8>)>,
+    /// The range's low bound, the cuts, and its high bound if there is one; ascending.
+    bounds: Vec<Vec<u8>>,
+    bounded: bool,
+    /// Of the keys below the first bound (never summed up), then of those from each bound on.
+    sums: Vec<Summary>,
+    todo: Vec<Todo>,
+}
+
+/// A node that is not wholly between two bounds.
+#[derive(Debug, Clone)]
+struct Todo {
+    root: Root,
+    /// If it is known.
+    level: Option<u8>,
+    /// The bounds that fall into it.
+    bounds: core::ops::Range<usize>,
 }
 
 impl RangeSummary {
     /// Will sum `range` of the tree of `root` up.
     pub fn new(key: FingerprintKey, root: &Root, range: Range) -> Self {
+        Self::of_parts(key, root, range, &[])
+    }
+
+    /// Will sum up each part of `range` that `cuts` make, which ascend inside it.
+    pub fn of_parts(key: FingerprintKey, root: &Root, range: Range, cuts: &[Vec<u8>]) -> Self {
+        let empty = range.is_empty() || root.pointer.is_none();
+        let all = range == Range::ALL && cuts.is_empty();
+        let bounded = range.high.is_some();
+        let mut bounds = Vec::with_capacity(cuts.len() + 2);
+        bounds.push(range.low);
+        bounds.extend_from_slice(cuts);
+        bounds.extend(range.high);
         let mut sum = Self {
             key,
-            range,
-            summary: Summary::EMPTY,
+            sums: vec![Summary::EMPTY; bounds.len() + 1],
+            bounds,
+            bounded,
             todo: Vec::new(),
         };
-        if sum.range == Range::ALL {
-            sum.summary = root.summary;
-        } else if !sum.range.is_empty() && !root.pointer.is_none() {
-            sum.todo.push((*root, None));
+        if all {
+            sum.sums[1] = root.summary;
+        } else if !empty {
+            sum.todo.push(Todo {
+                root: *root,
+                level: None,
+                bounds: 0..sum.bounds.len(),
+            });
         }
         sum
     }
 
     /// The next node to bring; none when [`RangeSummary::summary`] stands.
     pub fn need(&self) -> Option<Pointer> {
-        self.todo.last().map(|(root, _)| root.pointer)
+        self.todo.last().map(|todo| todo.root.pointer)
     }
 
     /// What was summed up so far.
     pub fn summary(&self) -> Summary {
-        self.summary
+        let parts = self.parts().iter();
+        parts.fold(Summary::EMPTY, |all, part| all.plus(*part))
+    }
+
+    /// What was summed up so far of each part.
+    pub fn parts(&self) -> &[Summary] {
+        &self.sums[1..self.sums.len() - usize::from(self.bounded)]
+    }
+
+    /// Whether the keys behind the first `passed` bounds, up to the next, are in the range.
+    fn is_inside(&self, passed: usize) -> bool {
+        passed > 0 && (passed < self.bounds.len() || !self.bounded)
     }
 
     /// Goes on with the node that was asked for.
@@ -123,51 +154,113 @@ impl RangeSummary {
     /// # Panics
     /// Panics if no node was asked for.
     pub fn supply<B: AsRef<[u8]>>(&mut self, node: &Node<B>) -> Result<(), Corrupt> {
-        let (root, level) = self.todo.pop().expect("a node is due");
-        expect_level(level, node)?;
+        let todo = self.todo.pop().expect("a node is due");
+        expect_level(todo.level, node)?;
         if node.is_leaf() {
-            self.leaf(node, root.summary);
+            self.leaf(node, &todo);
             return Ok(());
         }
-        let (first, end) = self.range.children(node);
-        for index in first..end {
-            let child = node.child(index);
-            if self.range.covers_child(node, index) {
-                self.summary = self.summary.plus(child.summary);
-            } else {
-                self.todo.push((child, Some(node.level() - 1)));
+        let (mut passed, mut from) = (todo.bounds.start, 0);
+        while passed < todo.bounds.end {
+            let bound = &self.bounds[passed];
+            let cut = node.child_index(bound);
+            let begins = match cut.checked_sub(1) {
+                None => bound[..] <= *node.low(),
+                Some(key) => node.key(key).cmp_key(bound).is_eq(),
+            };
+            self.children(node, passed, from..cut);
+            if begins {
+                from = cut;
+                passed += 1;
+                continue;
             }
+            let inside = &self.bounds[passed..todo.bounds.end];
+            let more = (inside[1..].iter())
+                .take_while(|bound| !node.child_ends_by(cut, bound))
+                .count();
+            let end = passed + 1 + more;
+            self.todo.push(Todo {
+                root: node.child(cut),
+                level: Some(node.level() - 1),
+                bounds: passed..end,
+            });
+            (passed, from) = (end, cut + 1);
         }
+        self.children(node, passed, from..node.count());
         Ok(())
     }
 
-    fn leaf<B: AsRef<[u8]>>(&mut self, node: &Node<B>, all: Summary) {
-        let (first, end) = self.range.entries(node);
+    /// Adds whole children that lie behind the first `passed` bounds.
+    fn children<B: AsRef<[u8]>>(
+        &mut self,
+        node: &Node<B>,
+        passed: usize,
+        children: core::ops::Range<usize>,
+    ) {
+        if self.is_inside(passed) {
+            self.sums[passed] = children.fold(self.sums[passed], |sum, index| {
+                sum.plus(node.child_summary(index))
+            });
+        }
+    }
+
+    /// Hashes the entries of all parts, or of all that is not the largest.
+    fn leaf<B: AsRef<[u8]>>(&mut self, node: &Node<B>, todo: &Todo) {
         let count = node.count();
+        let mut from = 0;
+        let mut pieces = Vec::with_capacity(todo.bounds.len() + 1);
+        for passed in todo.bounds.clone() {
+            let to = node.position(&self.bounds[passed]).0;
+            pieces.push((passed, from..to));
+            from = to;
+        }
+        pieces.push((todo.bounds.end, from..count));
+        let inside = pieces.iter().filter(|(at, _)| self.is_inside(*at));
+        let hashed: usize = inside.clone().map(|(_, piece)| piece.len()).sum();
+        let largest = inside
+            .max_by_key(|(_, piece)| piece.len())
+            .filter(|(_, piece)| count - piece.len() < hashed)
+            .map(|(at, _)| *at);
+        let mut rest = todo.root.summary;
         let mut whole = Vec::new();
-        let mut hash = |from: usize, to: usize| {
-            (from..to).fold(Summary::EMPTY, |summary, index| {
+        for (at, piece) in pieces {
+            if largest == Some(at) || (largest.is_none() && !self.is_inside(at)) {
+                continue;
+            }
+            let sum = piece.fold(Summary::EMPTY, |summary, index| {
                 whole.clear();
                 node.entry_key(index).append_to(&mut whole);
                 let sum = self.key.of_entry(&whole, node.body(index));
                 summary.plus(Summary::of(sum))
-            })
-        };
-        let inside = if 2 * (end - first) <= count {
-            hash(first, end)
-        } else {
-            all.minus(hash(0, first)).minus(hash(end, count))
-        };
-        self.summary = self.summary.plus(inside);
+            });
+            rest = rest.minus(sum);
+            self.sums[at] = self.sums[at].plus(sum);
+        }
+        if let Some(largest) = largest {
+            self.sums[largest] = self.sums[largest].plus(rest);
+        }
     }
 
     /// Brings nodes from `source` until the summary stands.
-    pub fn run<S: Source>(mut self, source: &mut S, tree: TreeId) -> Result<Summary, S::Error> {
+    pub fn run<S: Source>(self, source: &mut S, tree: TreeId) -> Result<Summary, S::Error> {
+        self.complete(source, tree).map(|sum| sum.summary())
+    }
+
+    /// Brings nodes from `source` until the summaries of the parts stand.
+    pub fn run_parts<S: Source>(
+        self,
+        source: &mut S,
+        tree: TreeId,
+    ) -> Result<Vec<Summary>, S::Error> {
+        self.complete(source, tree).map(|sum| sum.parts().to_vec())
+    }
+
+    fn complete<S: Source>(mut self, source: &mut S, tree: TreeId) -> Result<Self, S::Error> {
         while let Some(pointer) = self.need() {
             let node = source.node(tree, &pointer)?;
             self.supply(&node)?;
         }
-        Ok(self.summary)
+        Ok(self)
     }
 }
 
@@ -182,11 +275,13 @@ pub struct Split {
     level: Option<u8>,
     /// What the brought nodes of the level consist of.
     pieces: Vec<Piece>,
+    /// The first keys of the pieces, one after the other: few of hundreds become a cut.
+    lows: Vec<u8>,
 }
 
 #[derive(Debug, Clone)]
 struct Piece {
-    low: Vec<u8>,
+    low: core::ops::Range<usize>,
     pointer: Pointer,
     count: u64,
 }
@@ -201,6 +296,7 @@ impl Split {
             todo: if empty { vec![] } else { vec![root.pointer] },
             level: None,
             pieces: Vec::new(),
+            lows: Vec::new(),
         }
     }
 
@@ -228,16 +324,16 @@ impl Split {
             self.range.children(node)
         };
         for index in first..end {
-            let mut low = Vec::new();
+            let from = self.lows.len();
             let (pointer, count) = if leaf {
-                node.entry_key(index).append_to(&mut low);
+                node.entry_key(index).append_to(&mut self.lows);
                 (Pointer::NONE, 1)
             } else {
-                node.child_low(index, &mut low);
+                node.child_low(index, &mut self.lows);
                 (node.child_pointer(index), node.child_summary(index).count)
             };
             self.pieces.push(Piece {
-                low,
+                low: from..self.lows.len(),
                 pointer,
                 count,
             });
@@ -245,6 +341,7 @@ impl Split {
         if self.todo.is_empty() && !leaf && self.pieces.len() < self.parts {
             self.level = Some(node.level() - 1);
             self.todo = self.pieces.drain(..).map(|piece| piece.pointer).collect();
+            self.lows.clear();
             self.todo.reverse();
         } else {
             self.level = Some(node.level());
@@ -261,8 +358,9 @@ impl Split {
         for piece in self.pieces {
             // A cut stands before the piece that brings a new share to its full.
             let share = u128::from(before) * u128::from(parts) / u128::from(total.max(1));
-            if share > cuts.len() as u128 && piece.low > self.range.low {
-                cuts.push(piece.low);
+            let low = &self.lows[piece.low];
+            if share > cuts.len() as u128 && *low > self.range.low[..] {
+                cuts.push(low.to_vec());
             }
             before += piece.count;
         }
@@ -326,6 +424,21 @@ mod tests {
                 let sum = RangeSummary::new(KEY, &root, range.clone());
                 prop_assert_eq!(sum.run(&mut memory, TREE).unwrap(), expected);
 
+                let mut cuts: Vec<_> = keys.iter().step_by(parts + 1).cloned().collect();
+                cuts.sort();
+                cuts.dedup();
+                cuts.retain(|cut| range.holds(cut) && *cut > low);
+                let sums = RangeSummary::of_parts(KEY, &root, range.clone(), &cuts);
+                let lows = core::iter::once(&low).chain(&cuts);
+                let highs = cuts.iter().map(|cut| Some(&cut[..])).chain([high.as_deref()]);
+                let each: Vec<_> = (lows.zip(highs))
+                    .map(|(low, high)| match high {
+                        Some(high) if high <= &low[..] => Summary::EMPTY,
+                        _ => summary(&model, low, high),
+                    })
+                    .collect();
+                prop_assert_eq!(sums.run_parts(&mut memory, TREE).unwrap(), each);
+
                 let cuts = Split::new(&root, range.clone(), parts).run(&mut memory, TREE).unwrap();
                 prop_assert!(cuts.len() < parts.max(1));
                 prop_assert!(cuts.iter().all(|cut| range.holds(cut) && *cut > low));
@@ -354,6 +467,14 @@ mod tests {
             .run(&mut memory, TREE)
             .unwrap();
         assert_eq!(bounds.len(), 15);
+        memory.reads = 0;
+        let parts = RangeSummary::of_parts(KEY, &root, range.clone(), &bounds);
+        let parts = parts.run_parts(&mut memory, TREE).unwrap();
+        let all = parts
+            .iter()
+            .fold(Summary::EMPTY, |all, part| all.plus(*part));
+        assert_eq!((parts.len(), all), (16, got));
+        assert!(memory.reads <= 5, "{} nodes: no path twice", memory.reads);
         bounds.insert(0, range.low.clone());
         bounds.extend(range.high);
         for pair in bounds.windows(2) {
