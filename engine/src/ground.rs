@@ -21,7 +21,7 @@ pub(crate) struct NewNodes {
     pub(crate) placed: Vec<Run>,
     pub(crate) retired_nodes: Vec<Run>,
     pub(crate) retired_extents: Vec<Run>,
-    pending: Vec<(u64, AlignedBuf)>,
+    pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
 }
 
@@ -60,9 +60,7 @@ impl Ground for CheckpointGround<'_> {
     fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Error> {
         let offset = self.core.identity.geometry.offset_of(block);
         self.writes.pending_bytes += bytes.len();
-        self.writes
-            .pending
-            .push((offset, AlignedBuf::copy_of(&bytes)));
+        self.writes.pending.push((offset, bytes));
         if self.writes.pending_bytes >= WRITE_BYTES {
             self.writes.flush(self.core)?;
         }
@@ -82,18 +80,39 @@ impl Ground for CheckpointGround<'_> {
 }
 
 impl NewNodes {
-    /// Writes the gathered nodes.
+    /// Writes the gathered nodes, neighbours in one go.
     pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Error> {
         let bytes = std::mem::take(&mut self.pending_bytes) as u64;
         if bytes == 0 {
             return Ok(());
         }
+        let mut pending = std::mem::take(&mut self.pending);
+        pending.sort_unstable_by_key(|(offset, _)| *offset);
+        let neighbours =
+            pending.chunk_by(|(offset, node), (next, _)| offset + node.len() as u64 == *next);
         core.pool
-            .write_many(std::mem::take(&mut self.pending))
+            .write_many(neighbours.map(joined).collect())
             .map_err(|error| core.poison_write(&Error::io("writing tree nodes")(error)))?;
         core.counters
             .node_bytes_written
             .fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Neighbours as one write.
+fn joined(nodes: &[(u64, Vec<u8>)]) -> (u64, AlignedBuf) {
+    let [(offset, first), rest @ ..] = nodes else {
+        return (0, AlignedBuf::default());
+    };
+    if rest.is_empty() {
+        return (*offset, AlignedBuf::copy_of(first));
+    }
+    let mut write = AlignedBuf::zeroed(nodes.iter().map(|(_, node)| node.len()).sum());
+    let mut at = 0;
+    for (_, node) in nodes {
+        write[at..at + node.len()].copy_from_slice(node);
+        at += node.len();
+    }
+    (*offset, write)
 }

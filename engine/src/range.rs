@@ -26,8 +26,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// Nodes that a walk asks for ahead, once it has gone on for a while.
-const AHEAD: usize = 32;
+/// Nodes that a walk asks for at once when it needs a second leaf, and when it has gone on for long:
+/// each time they are used up it asks for twice as many. A short walk reads little in vain, and a
+/// long one waits for the disk once for many.
+const AHEAD_FIRST: usize = 4;
+const AHEAD_MAX: usize = 32;
 
 /// Brings nodes from the cache or the disk.
 pub(crate) struct Nodes<'a>(pub(crate) &'a Core);
@@ -83,8 +86,10 @@ pub struct Range {
     base: Cursor<AlignedBuf>,
     begun: bool,
     done: bool,
-    /// Leaves passed, to know a long walk.
-    steps: u64,
+    /// How many of the nodes asked for are still to come; none was asked for before the second leaf.
+    asked: Option<usize>,
+    /// How many were asked for last.
+    ahead: usize,
 }
 
 impl Range {
@@ -121,7 +126,8 @@ impl Range {
             base: Cursor::new(state.map_or(Pointer::NONE, |state| state.base.root(tree).pointer)),
             begun: false,
             done: high.is_some_and(|high| high <= low),
-            steps: 0,
+            asked: None,
+            ahead: 0,
         }
     }
 
@@ -144,11 +150,16 @@ impl Range {
                 self.base.seek(&self.low);
             }
         }
-        if matches!(self.base.position(), Position::Need(_)) {
-            self.steps += 1;
-            if self.steps > 4 {
-                self.read_ahead(&core);
-            }
+        if let Position::Need(pointer) = self.base.position() {
+            self.asked = match self.asked {
+                None => Some(0),
+                Some(0) => {
+                    self.ahead = (2 * self.ahead).clamp(AHEAD_FIRST, AHEAD_MAX);
+                    self.read_ahead(&core, pointer);
+                    Some(self.ahead - 1)
+                }
+                Some(left) => Some(left - 1),
+            };
         }
         if !self.base.complete(&mut Nodes(&core), self.tree)? {
             return Ok(false);
@@ -163,15 +174,16 @@ impl Range {
         })
     }
 
-    fn read_ahead(&self, core: &Core) {
-        let mut pointers = Vec::new();
+    /// Brings the node that is needed next and those behind it.
+    fn read_ahead(&self, core: &Core, next: Pointer) {
+        let mut pointers = vec![next];
         let bound = if self.back {
             Some(self.low.as_slice())
         } else {
             self.high.as_deref()
         };
         self.base
-            .upcoming(self.direction(), bound, AHEAD, &mut pointers);
+            .upcoming(self.direction(), bound, self.ahead - 1, &mut pointers);
         core.prefetch(self.tree, &pointers);
     }
 

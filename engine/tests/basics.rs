@@ -244,3 +244,81 @@ fn newer_operations_count_in_that_part_of_a_compared_range_which_holds_them() {
         assert_eq!(part, expected, "from {low:?} to {high:?}");
     }
 }
+
+/// The size of leaves is the store's own: it is asked for once, and openings go by what the file
+/// says. Whatever fits an ordinary leaf fits a store of small ones.
+#[test]
+fn a_store_of_small_leaves_holds_what_any_store_holds() {
+    let (_dir, path) = folder();
+    let options = Options {
+        leaf_bytes: Some(4096),
+        ..small()
+    };
+    let store = Store::create(&path, &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let sizes = [0, 1, 150, 1000, 1024, 1025, 4096, 16_385, 100_000];
+    let key_of = |i: usize| {
+        let mut key = format!("{:08x}", (i as u32).wrapping_mul(2_654_435_761)).into_bytes();
+        key.resize(8 + i % 1000, b'k');
+        key
+    };
+    for i in 0..1000 {
+        let value = value(i as u32, sizes[i % sizes.len()]);
+        let entry = NewEntry::plain(&value[..]);
+        tree.put_entry(&key_of(i), entry, Durability::Buffered)
+            .unwrap();
+    }
+    for i in (0..1000).step_by(3) {
+        tree.delete(&key_of(i)).unwrap();
+    }
+    store.checkpoint().unwrap();
+    drop((tree, store));
+    let store = Store::open(&path, &small()).unwrap();
+    let tree = store.tree(b"t").unwrap();
+    for i in 0..1000 {
+        let expected = (i % 3 != 0).then(|| value(i as u32, sizes[i % sizes.len()]));
+        assert_eq!(tree.get(&key_of(i)).unwrap(), expected, "{i}");
+    }
+    assert_eq!(tree.count().unwrap(), 666);
+    let verified = store.verify().unwrap();
+    assert!(verified.is_sound(), "{verified:?}");
+
+    let wrong = Options {
+        leaf_bytes: Some(5000),
+        ..small()
+    };
+    let refused = Store::create(&path.with_extension("wrong"), &wrong);
+    assert!(matches!(refused, Err(Error::BadOption(_))));
+}
+
+/// A walk asks the disk for leaves ahead, few at first: in both directions and from any start it
+/// shows each entry once, in order, and none behind the bound.
+#[test]
+fn a_walk_of_any_length_shows_each_entry_once() {
+    let (_dir, path) = folder();
+    let options = Options {
+        cache_bytes: 64 << 10,
+        ..small()
+    };
+    let store = Store::create(&path, &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let count = 3000u32;
+    for i in 0..count {
+        let entry = NewEntry::plain(vec![i as u8; 400]);
+        tree.put_entry(&i.to_be_bytes(), entry, Durability::Buffered)
+            .unwrap();
+    }
+    store.checkpoint().unwrap();
+    for (low, high) in [(0, 1), (0, count), (7, 60), (1500, 1900), (2990, count)] {
+        let bounds = (u32::to_be_bytes(low), u32::to_be_bytes(high));
+        let key_of = |entry: engine::Entry| entry.key().to_vec();
+        let expected: Vec<_> = (low..high).map(|i| i.to_be_bytes().to_vec()).collect();
+        let forward = tree.range(&bounds.0, Some(&bounds.1));
+        let seen: Vec<_> = forward.map(|entry| key_of(entry.unwrap())).collect();
+        assert_eq!(seen, expected, "{low} to {high}");
+        let back = tree.range_back(&bounds.0, Some(&bounds.1));
+        let mut seen: Vec<_> = back.map(|entry| key_of(entry.unwrap())).collect();
+        seen.reverse();
+        assert_eq!(seen, expected, "{high} back to {low}");
+    }
+}
