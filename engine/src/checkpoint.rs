@@ -223,7 +223,8 @@ impl Checkpointer {
 
     /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
     fn abandon(&mut self, core: &Core) {
-        if let Some(running) = self.running.take() {
+        if let Some(mut running) = self.running.take() {
+            running.ground.end_writes();
             core.space.free(&running.moved.placed);
             core.space.free(&running.ground.placed);
             self.frozen = Some(running.frozen);

@@ -1,11 +1,11 @@
 //! The ground that a checkpoint's applies stand on: the cache and the disk below, free blocks for
-//! what is new. Nothing here changes what is durable: what was placed can be given back, and what
-//! was retired is only noted.
+//! what is new. Nothing here changes what is durable: what was placed can be given back once its
+//! writes have ended, and what was retired is only noted.
 
 use crate::cache::CachedNode;
 use crate::core::Core;
 use crate::error::Error;
-use crate::io::AlignedBuf;
+use crate::io::{AlignedBuf, Writes};
 use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{Ground, Source};
 use dmerkle::{BlockId, Order, Run, TreeId};
@@ -23,6 +23,8 @@ pub(crate) struct NewNodes {
     pub(crate) retired_extents: Vec<Run>,
     pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
+    /// Those that are under way while the apply goes on.
+    writes: Option<Writes>,
 }
 
 /// The ground an apply stands on: the cache and disk below, free blocks for what is new.
@@ -62,7 +64,7 @@ impl Ground for CheckpointGround<'_> {
         self.writes.pending_bytes += bytes.len();
         self.writes.pending.push((offset, bytes));
         if self.writes.pending_bytes >= WRITE_BYTES {
-            self.writes.flush(self.core)?;
+            self.writes.start(self.core)?;
         }
         Ok(())
     }
@@ -80,23 +82,41 @@ impl Ground for CheckpointGround<'_> {
 }
 
 impl NewNodes {
-    /// Writes the gathered nodes, neighbours in one go.
-    pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Error> {
+    /// Sends the gathered nodes off, neighbours in one go.
+    fn start(&mut self, core: &Core) -> Result<(), Error> {
         let bytes = std::mem::take(&mut self.pending_bytes) as u64;
-        if bytes == 0 {
-            return Ok(());
-        }
         let mut pending = std::mem::take(&mut self.pending);
         pending.sort_unstable_by_key(|(offset, _)| *offset);
-        let neighbours =
-            pending.chunk_by(|(offset, node), (next, _)| offset + node.len() as u64 == *next);
-        core.pool
-            .write_many(neighbours.map(joined).collect())
-            .map_err(|error| core.poison_write(&Error::io("writing tree nodes")(error)))?;
+        let writes = self.writes.get_or_insert_with(|| core.pool.writes());
+        let is_next = |(offset, node): &(u64, Vec<u8>), (next, _): &(u64, Vec<u8>)| {
+            offset + node.len() as u64 == *next
+        };
+        for neighbours in pending.chunk_by(is_next) {
+            let (offset, nodes) = joined(neighbours);
+            writes
+                .start(offset, &Arc::new(nodes))
+                .map_err(|error| core.poison_write(&Error::io("writing tree nodes")(error)))?;
+        }
         core.counters
             .node_bytes_written
             .fetch_add(bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Writes what was gathered and waits for all of it.
+    pub(crate) fn flush(&mut self, core: &Core) -> Result<(), Error> {
+        self.start(core)?;
+        let written = self
+            .writes
+            .take()
+            .map_or(Ok(()), |mut writes| writes.wait());
+        written.map_err(|error| core.poison_write(&Error::io("writing tree nodes")(error)))
+    }
+
+    /// Waits until nothing is under way any more, for a checkpoint that is given up: then its blocks
+    /// may be another's.
+    pub(crate) fn end_writes(&mut self) {
+        self.writes = None;
     }
 }
 
