@@ -5,7 +5,7 @@
 //! must be what was asked for.
 
 use super::session::{Flying, Open, Session, Task, Told};
-use super::sketch::{self, CAPACITY_MAX};
+use super::sketch::{self, CAPACITY_MAX, Turn};
 use super::wire::{Answer, Answers, Query, Says, Split};
 use super::{Contents, Difference, Entries, Error, KeyRange, PARTS, short_id, shown, successor};
 use crate::types::{Sum, Summary};
@@ -15,7 +15,8 @@ use std::collections::VecDeque;
 /// cuts gets here.
 const DEPTH_MAX: u8 = 40;
 
-/// A sketch that fails at this many sums is not prolonged: its range is cut.
+/// A sketch that fails at this many sums is not prolonged: its range is cut. A large range is cut
+/// when its sketch was prolonged once.
 const PROLONG_MAX: usize = CAPACITY_MAX as usize;
 
 /// A range with fewer entries is not cut because its sketch failed once.
@@ -63,7 +64,7 @@ impl Session {
             return Err(Error::Peer("there are more answers than questions"));
         }
         let suggested = sketch::capacity(frame.unequal, frame.compared);
-        let most_failed = frame.sketches >= 8 && frame.failed * 8 > frame.sketches * 7;
+        let most_failed = frame.sketches >= 4 && frame.failed * 8 > frame.sketches * 7;
         for open in &mut self.next_up[first..] {
             let Task::Sketch { have, to, theirs } = &mut open.task else {
                 continue;
@@ -72,13 +73,16 @@ impl Session {
                 continue;
             }
             let held = have.len();
-            if held == 0 {
+            let parts = sketch::parts(frame.unequal, frame.compared, *theirs, Turn::Asking);
+            if held == 0 && parts > 1 {
+                open.task = Task::Divide { parts };
+            } else if held == 0 {
                 *to = suggested;
             } else if held < PROLONG_MAX && !(most_failed && *theirs > CUT_ENTRIES) {
                 let longer = u32::try_from(held + held.max(4)).expect("a small number");
                 *to = longer.min(CAPACITY_MAX);
             } else {
-                open.task = Task::Divide { parts: 4 };
+                open.task = Self::divide_overfull(*theirs);
             }
         }
         Ok(())
@@ -250,35 +254,44 @@ impl Session {
             return Ok(());
         }
         frame.failed += 1;
-        let task = Self::after_failure(have, own.ids.len() as u64, theirs, open.depth);
+        let task = Self::after_failure(have, from > 0, own.ids.len() as u64, theirs, open.depth);
         self.later(Open::new(open.range, open.depth, task));
         Ok(())
     }
 
     /// How to go on with a range whose sketch did not decode.
-    fn after_failure(have: Vec<u32>, mine: u64, theirs: u64, depth: u8) -> Task {
+    fn after_failure(have: Vec<u32>, prolonged: bool, mine: u64, theirs: u64, depth: u8) -> Task {
         if depth >= DEPTH_MAX || (mine < 2 && theirs > CAPACITY_MAX.into()) {
             return Task::List;
         }
-        // The ids themselves, where they are few: all sums from 0 are asked for.
-        if theirs <= (have.len() as u64).max(8) {
+        // The ids themselves, where they are few: all sums from 0 are asked for. They may be some
+        // times as many as sums that were too few, since it is the last that is asked.
+        let few = (4 * have.len() as u64).clamp(8, CAPACITY_MAX.into());
+        if theirs <= few {
             return Task::Sketch {
                 have: Vec::new(),
                 to: u32::try_from(theirs.max(1)).expect("at most 64"),
                 theirs,
             };
         }
-        if have.len() >= PROLONG_MAX {
-            return if mine < 2 {
-                Task::List
-            } else {
-                Task::Divide { parts: 4 }
-            };
+        let overfull = prolonged && theirs > CUT_ENTRIES;
+        if mine < 2 && have.len() >= PROLONG_MAX {
+            return Task::List;
+        }
+        if mine >= 2 && (overfull || have.len() >= PROLONG_MAX) {
+            return Self::divide_overfull(theirs);
         }
         Task::Sketch {
             have,
             to: AS_SUGGESTED,
             theirs,
+        }
+    }
+
+    /// Cuts a range that has more differences than others like it.
+    fn divide_overfull(entries: u64) -> Task {
+        Task::Divide {
+            parts: (entries / (CUT_ENTRIES / 2)).clamp(2, PARTS),
         }
     }
 
@@ -386,9 +399,10 @@ impl Session {
             *near = false;
         } else if complete {
             // The ids were rubbish: an overfull sketch decoded to them by chance.
-            let divide = summary(contents, &open.range)?.count >= 2 && open.depth < DEPTH_MAX;
+            let entries = summary(contents, &open.range)?.count;
+            let divide = entries >= 2 && open.depth < DEPTH_MAX;
             open.task = if divide {
-                Task::Divide { parts: 4 }
+                Self::divide_overfull(entries)
             } else {
                 Task::List
             };

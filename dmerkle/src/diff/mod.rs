@@ -13,6 +13,10 @@
 //! Smith, "Fuzzy extractors", 2008; Minsky, Trachtenberg and Zippel, "Set reconciliation with
 //! nearly optimal communication complexity", 2003). Keys travel in full only for what differs.
 //!
+//! A sketch costs both sides the reading and hashing of its whole range. So where most ranges of a
+//! frame differ, as 1000 differences among a million make it, they are cut further first, down to
+//! about the leaves of the trees, whose sums stand in the branches: what is equal stays unread.
+//!
 //! Invariants:
 //! - What is found is complete or an error: subranges are compared by a few bytes of their sums
 //!   and entries by short ids, but at the end the differences must account for the whole 128 bits
@@ -207,7 +211,8 @@ impl Default for Limits {
         Self {
             salt: 0,
             // 4096 entries are read and hashed in about half a millisecond; one level of
-            // subranges more would cost more bytes and another round trip.
+            // subranges more would cost more bytes and another round trip. Where differences prove
+            // to lie densely it is spent all the same.
             leaf_log2: 12,
             // A megabyte on the wire at once, enough that round trips stop to matter.
             flight: 16,

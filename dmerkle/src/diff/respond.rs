@@ -3,7 +3,7 @@
 //! Invariants: an answer is given to at least the first query and to as many as fit the frame and
 //! the work allowed for it; the asker repeats the rest. Every answer is true of the snapshot.
 
-use super::sketch::{self, CAPACITY_MAX};
+use super::sketch::{self, CAPACITY_MAX, Turn};
 use super::wire::{Query, Room, Says, Shape, Split, Writer, read_request, refusal};
 use super::{Contents, Entries, Error, KeyRange, PAGE_ENTRIES, PARTS, boundaries, short_id, shown};
 use crate::types::Summary;
@@ -29,8 +29,8 @@ pub fn respond<C: Contents>(contents: &mut C, frame: &[u8]) -> Result<Vec<u8>, E
     let mut responder = Responder {
         contents,
         shape: request.shape,
-        capacity: 0,
-        dense: false,
+        unequal: 0,
+        ranges: 0,
         work: 0,
     };
     let summaries = responder.summaries(&queries)?;
@@ -55,18 +55,13 @@ pub fn respond<C: Contents>(contents: &mut C, frame: &[u8]) -> Result<Vec<u8>, E
     Ok(writer.out)
 }
 
-/// If that many ranges are compared and all differ, sketches would be sized blindly: ranges of
-/// more than [`DENSE_ENTRIES`] are cut once more, at a third of what a failed sketch costs.
-const DENSE_RANGES: u64 = 64;
-const DENSE_ENTRIES: u64 = 128;
-
 struct Responder<'a, C> {
     contents: &'a mut C,
     shape: Shape,
-    /// Sums to a sketch, as the share of unequal ranges suggests.
-    capacity: u32,
-    /// Whether nearly all ranges are unequal: then nobody knows how many differences each has.
-    dense: bool,
+    /// How many ranges of the frame are unequal, and how many there are: what that suggests is
+    /// done to those that are.
+    unequal: u64,
+    ranges: u64,
     /// Entries read for this frame.
     work: u64,
 }
@@ -76,7 +71,6 @@ impl<C: Contents> Responder<'_, C> {
         &mut self,
         queries: &[(KeyRange, Query)],
     ) -> Result<Vec<Summary>, Error<C::Error>> {
-        let mut unequal = 0;
         let mut summaries = Vec::with_capacity(queries.len());
         // Ranges that follow one another are summed up at once.
         for run in queries.chunk_by(|(one, _), (next, _)| one.high() == Some(next.low.as_slice())) {
@@ -89,11 +83,9 @@ impl<C: Contents> Responder<'_, C> {
             summaries.extend(own);
         }
         for ((_, query), own) in queries.iter().zip(&summaries) {
-            unequal += u64::from(!self.is_equal(query, *own));
+            self.unequal += u64::from(!self.is_equal(query, *own));
         }
-        let ranges = queries.len() as u64;
-        self.capacity = sketch::capacity(unequal, ranges);
-        self.dense = ranges >= DENSE_RANGES && unequal == ranges;
+        self.ranges = queries.len() as u64;
         Ok(summaries)
     }
 
@@ -157,14 +149,15 @@ impl<C: Contents> Responder<'_, C> {
         if own.count <= 1 || theirs == 0 || (own.count <= FEW && theirs > self.shape.leaf()) {
             return self.list(range, room);
         }
-        if self.dense && own.count > DENSE_ENTRIES {
-            return self.split(range, own, 4);
+        let mut parts = sketch::parts(self.unequal, self.ranges, own.count, Turn::Answering);
+        if larger > self.shape.leaf() {
+            parts = parts.max(larger.div_ceil(self.shape.leaf()).saturating_mul(2));
         }
-        if larger <= self.shape.leaf() {
-            return self.sketch(range, own, 0, self.capacity);
+        if parts < 2 {
+            let capacity = sketch::capacity(self.unequal, self.ranges);
+            return self.sketch(range, own, 0, capacity);
         }
-        let parts = larger.div_ceil(self.shape.leaf()).saturating_mul(2);
-        self.split(range, own, parts.clamp(2, PARTS))
+        self.split(range, own, parts.min(PARTS))
     }
 
     fn split(

@@ -22,6 +22,9 @@ const OPEN_BYTES_MAX: usize = 16 << 20;
 /// of answers are guesses, and what does not fit is asked again.
 const ANSWER_BYTES_AIM: usize = FRAME_BYTES_MAX - 6 * 1024;
 
+/// Ranges of so many entries may be cut once more instead of sketched.
+const CUT_FINER_ENTRIES: u64 = 256;
+
 /// Differences after which a step is ended.
 const STEP_DIFFERENCES: usize = 4 * PAGE_ENTRIES;
 
@@ -500,9 +503,11 @@ impl Session {
     /// About how long the answer will be.
     fn answer_bytes(&self, query: &Query) -> usize {
         match query {
-            Query::Total(Summary { count, .. }) | Query::Compare { count, .. } => {
-                if *count > self.shape.leaf() { 220 } else { 60 }
-            }
+            Query::Total(Summary { count, .. }) | Query::Compare { count, .. } => match *count {
+                count if count > self.shape.leaf() => 220,
+                CUT_FINER_ENTRIES.. => 150,
+                _ => 60,
+            },
             Query::Sketch { from, to } => 4 + 4 * (*to as usize).saturating_sub(*from as usize),
             Query::Fetch(ids) => 4 + 36 * ids.len(),
             Query::List => 1024,

@@ -338,7 +338,12 @@ impl Split {
                 count,
             });
         }
-        if self.todo.is_empty() && !leaf && self.pieces.len() < self.parts {
+        // A sum of part of a leaf costs hashing its entries: half as many parts do without.
+        let enough = match node.level() {
+            1 => self.parts.div_ceil(2).max(2),
+            _ => self.parts,
+        };
+        if self.todo.is_empty() && !leaf && self.pieces.len() < enough {
             self.level = Some(node.level() - 1);
             self.todo = self.pieces.drain(..).map(|piece| piece.pointer).collect();
             self.lows.clear();
@@ -351,18 +356,21 @@ impl Split {
 
     /// The keys that cut the range: strictly ascending, strictly inside, at most `parts - 1`.
     pub fn boundaries(self) -> Vec<Vec<u8>> {
-        let total: u64 = self.pieces.iter().map(|piece| piece.count).sum();
-        let parts = self.parts as u64;
+        let counts = self.pieces.iter().map(|piece| u128::from(piece.count));
+        let total: u128 = counts.sum();
+        let parts = self.parts as u128;
         let mut cuts = Vec::new();
         let mut before = 0;
         for piece in self.pieces {
-            // A cut stands before the piece that brings a new share to its full.
-            let share = u128::from(before) * u128::from(parts) / u128::from(total.max(1));
+            // A cut stands where a new share comes to its full, or at the bound of two pieces that
+            // is nearest to there.
+            let count = u128::from(piece.count);
+            let due = 2 * total * (cuts.len() as u128 + 1) <= (2 * before + count) * parts;
             let low = &self.lows[piece.low];
-            if share > cuts.len() as u128 && *low > self.range.low[..] {
+            if due && before > 0 && *low > self.range.low[..] {
                 cuts.push(low.to_vec());
             }
-            before += piece.count;
+            before += count;
         }
         cuts
     }
@@ -446,6 +454,25 @@ mod tests {
                 if expected.count >= 2 && parts >= 2 {
                     prop_assert!(!cuts.is_empty());
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_of_few_leaves_is_cut_between_them() {
+        let model: Model = (0..20_000u32)
+            .map(|n| (format!("{n:08}").into_bytes(), body(&[7; 150])))
+            .collect();
+        let (mut memory, root) = forest(&model, Geometry::default());
+        for low in [500, 7777, 15_000] {
+            let low = format!("{low:08}");
+            let high = format!("{:08}", low.parse::<u32>().unwrap() + 1000);
+            let range = Range::new(low.as_bytes(), Some(high.as_bytes()));
+            for parts in [2, 12, 16] {
+                memory.reads = 0;
+                let cuts = Split::new(&root, range.clone(), parts).run(&mut memory, TREE);
+                assert!(!cuts.unwrap().is_empty());
+                assert!(memory.reads <= 4, "{parts} parts: {} nodes", memory.reads);
             }
         }
     }
