@@ -4,13 +4,14 @@
 //! - the rows and their bars: `rows`; the jobs that fill them: `jobs`, a file per group;
 //! - a store: `rival` has the trait, `stores` a file each with its settings;
 //! - keys and values, all of whose bytes are checked when read: `data`;
-//! - children, results, verdicts, table and picture: `driver`, `results`, `verdict`, `table`,
-//!   `picture`.
+//! - children, results, verdicts, table, page and picture: `driver`, `results`, `verdict`, `table`,
+//!   `page`, `picture`.
 
 mod data;
 mod disk;
 mod driver;
 mod jobs;
+mod page;
 mod picture;
 mod results;
 mod rival;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 const HELP: &str = "\
 usage: run [--quick] [--only WORD] [--store NAME] [--json FILE] [--dir DIR] [--picture FILE]
-           [--repetitions N] [--scale F] [--seconds S] [--for SECONDS] [--table]
+           [--page FILE] [--repetitions N] [--scale F] [--seconds S] [--for SECONDS] [--table]
 
 --quick          small sizes, one repetition: shows that every row runs
 --only WORD      rows whose names contain WORD; may be given again
@@ -36,6 +37,7 @@ usage: run [--quick] [--only WORD] [--store NAME] [--json FILE] [--dir DIR] [--p
 --json FILE      keep results here as JSON lines, and measure only what it has not
 --dir DIR        where the stores are; default: beside the program
 --picture FILE   write the picture (SVG) here
+--page FILE      make the tables of this page anew (RESULTS.md)
 --repetitions N  default 3
 --scale F        multiply all counts; 1 is the contest
 --seconds S      how long what is measured by time is measured; default 2
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => match plan(&words) {
-            Ok((plan, picture, table_only)) => contest(&plan, picture, table_only),
+            Ok(asked) => contest(&asked),
             Err(told) => {
                 eprint!("{told}");
                 ExitCode::FAILURE
@@ -78,7 +80,15 @@ fn child(words: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn plan(words: &[String]) -> Result<(Plan, Option<PathBuf>, bool), String> {
+/// What the command line asked for.
+struct Asked {
+    plan: Plan,
+    picture: Option<PathBuf>,
+    page: Option<PathBuf>,
+    table_only: bool,
+}
+
+fn plan(words: &[String]) -> Result<Asked, String> {
     let mut plan = Plan {
         only: Vec::new(),
         stores: Vec::new(),
@@ -89,7 +99,7 @@ fn plan(words: &[String]) -> Result<(Plan, Option<PathBuf>, bool), String> {
         repetitions: 3,
         stop: None,
     };
-    let (mut picture, mut table_only) = (None, false);
+    let (mut picture, mut page, mut table_only) = (None, None, false);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         let mut value = || words.next().cloned().ok_or(format!("{word} what?\n{HELP}"));
@@ -108,6 +118,7 @@ fn plan(words: &[String]) -> Result<(Plan, Option<PathBuf>, bool), String> {
             "--json" => plan.json = value()?.into(),
             "--dir" => plan.dir = value()?.into(),
             "--picture" => picture = Some(value()?.into()),
+            "--page" => page = Some(value()?.into()),
             "--repetitions" => plan.repetitions = number(value()?)? as u64,
             "--scale" => plan.scale = number(value()?)?,
             "--seconds" => plan.seconds = number(value()?)?,
@@ -126,20 +137,37 @@ fn plan(words: &[String]) -> Result<(Plan, Option<PathBuf>, bool), String> {
         let name = format!("results-{}.jsonl", std::process::id());
         plan.json = plan.dir.join(name);
     }
-    Ok((plan, picture, table_only))
+    Ok(Asked {
+        plan,
+        picture,
+        page,
+        table_only,
+    })
 }
 
-fn contest(plan: &Plan, picture: Option<PathBuf>, table_only: bool) -> ExitCode {
+fn contest(asked: &Asked) -> ExitCode {
+    let plan = &asked.plan;
     let mut results = Results::read(&plan.json, plan.scale, plan.seconds);
-    let finished = table_only || driver::run(plan, &mut results);
+    let finished = asked.table_only || driver::run(plan, &mut results);
     print!("{}", table::print(&results, plan.scale));
     println!("results: {}", plan.json.display());
-    if let Some(file) = picture {
-        if let Err(error) = std::fs::write(&file, picture::draw(&results, plan.scale)) {
+    let drawn = |file: &PathBuf| std::fs::write(file, picture::draw(&results, plan.scale));
+    for (what, file, written) in [
+        ("picture", &asked.picture, asked.picture.as_ref().map(drawn)),
+        (
+            "page",
+            &asked.page,
+            asked.page.as_ref().map(|file| page::update(file, &results)),
+        ),
+    ] {
+        let (Some(file), Some(written)) = (file, written) else {
+            continue;
+        };
+        if let Err(error) = written {
             eprintln!("{}: {error}", file.display());
             return ExitCode::FAILURE;
         }
-        println!("picture: {}", file.display());
+        println!("{what}: {}", file.display());
     }
     if !finished {
         println!("not finished: the same command goes on");

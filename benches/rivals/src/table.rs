@@ -18,7 +18,8 @@ pub(crate) fn show(figure: f64) -> String {
     }
 }
 
-fn spread(spread: Option<&Spread>) -> String {
+/// A median and its ends.
+pub(crate) fn spread(spread: Option<&Spread>) -> String {
     spread.map_or("-".into(), |spread| {
         let (low, high) = (show(spread.low), show(spread.high));
         format!("{} ({low} to {high})", show(spread.median))
@@ -108,8 +109,8 @@ pub(crate) fn print(results: &Results, scale: f64) -> String {
     text
 }
 
-/// Medians of every store.
-fn grid(verdicts: &[Verdict], text: &mut String) {
+/// The stores that have figures: ours first, the bare disk last.
+pub(crate) fn names_of(verdicts: &[Verdict]) -> Vec<&str> {
     let all = verdicts.iter().flat_map(|verdict| verdict.stores.keys());
     let mut names: Vec<&str> = all
         .map(String::as_str)
@@ -117,6 +118,12 @@ fn grid(verdicts: &[Verdict], text: &mut String) {
         .into_iter()
         .collect();
     names.sort_by_key(|name| (*name != OURS, *name == BARE, *name));
+    names
+}
+
+/// Medians of every store.
+fn grid(verdicts: &[Verdict], text: &mut String) {
+    let names = names_of(verdicts);
     let _ = write!(text, "\n{:26}", "medians");
     for name in &names {
         let _ = write!(text, " {:>11}", name.chars().take(11).collect::<String>());

@@ -33,9 +33,9 @@ pub(super) fn run(context: &Context, figures: &mut Figures) {
         stores.push(store);
     }
     let (mine, theirs) = (&stores[0], &stores[1]);
-    // The numbers that will differ, in no order of keys.
+    // The numbers that will differ, in no order of keys, which is that of `mix(number)`.
     let mut changed: Vec<u64> = (0..count).collect();
-    changed.sort_by_key(|number| mix(number ^ context.seed));
+    changed.sort_by_key(|number| mix(number ^ context.seed.wrapping_add(1) << 32));
     let mut differing = 0;
     for wanted in [0, 1, 100, 1000, 10_000u64] {
         let wanted_here = wanted.min(count / 4) as usize;
