@@ -287,7 +287,7 @@ fn a_store_of_small_leaves_holds_what_any_store_holds() {
         leaf_bytes: Some(5000),
         ..small()
     };
-    let refused = Store::create(&path.with_extension("wrong"), &wrong);
+    let refused = Store::create(path.with_extension("wrong"), &wrong);
     assert!(matches!(refused, Err(Error::BadOption(_))));
 }
 
