@@ -34,10 +34,10 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// Bytes of the log ring, fixed at creation; from 1 MiB.
     pub log_bytes: u64,
-    /// Bytes of an ordinary leaf, fixed at creation: 4096 doubled up to twice. A change of one entry
-    /// writes a leaf, and a read that misses the cache reads one. So where most reads and writes are
-    /// of single entries in no order and the cache holds little of the store, small ones are faster;
-    /// else the default, 16 KiB, packs and scans better.
+    /// Bytes of an ordinary leaf, fixed at creation: 4096 doubled up to twice; none says the default,
+    /// 16 KiB. A change of one entry writes a leaf, and a read that misses the cache reads one: small
+    /// leaves move fewer bytes where entries are met in no order and the cache holds little of the
+    /// store, in more operations of the disk, and they pack worse. Which is faster is the disk's to say.
     pub leaf_bytes: Option<u32>,
     /// What `put` and `delete` without further words mean.
     pub durability: Durability,

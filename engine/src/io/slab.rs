@@ -4,7 +4,7 @@
 //! much memory again as it counts. Here blocks of one size stand side by side in slabs.
 //!
 //! Slabs are mapped. Cut from malloc's heap, where they stay for ever, they would keep everything
-//! freed below them from going back: 100 MB beside a cache of 100 MB while batches of 1 MB come and go.
+//! freed below them from going back: 40 MB beside a cache of 100 MB while batches of 1 MB come and go.
 //!
 //! Invariants: a block is in one list or with one owner; lists hold blocks of their size alone. A
 //! slab is never given back, but the pages of free blocks are, beyond a few.
