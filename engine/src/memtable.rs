@@ -11,6 +11,7 @@
 //! - An extent named by a version that left is kept in `superseded`, for the checkpoint to retire.
 
 mod chunks;
+mod index;
 mod list;
 
 pub(crate) use list::Place;
@@ -118,7 +119,7 @@ impl Memtable {
         self.extent_units.load(Ordering::Relaxed)
     }
 
-    /// Adds a batch's operations, each the newest version of its key; keys that ascend cost least.
+    /// Adds a batch's operations, each the newest version of its key.
     /// Versions that are hidden from the reader of `visible` and everyone after, and for which
     /// `needed(from, to)` finds no snapshot at an LSN in `from..to`, leave.
     pub(crate) fn insert<'a>(
@@ -203,37 +204,17 @@ impl Memtable {
 
     /// The newest version of a key at or below `at`.
     pub(crate) fn probe(&self, key: Key<'_>, at: Lsn) -> Probe<'_> {
-        self.keys.find(key).map_or(
-            Probe {
-                found: None,
-                too_new: false,
-            },
-            |place| self.at(place, at),
-        )
+        visible(self.keys.find(key), at)
     }
 
     /// The newest version at or below `at` of the key at a place.
     pub(crate) fn at(&self, place: Place, at: Lsn) -> Probe<'_> {
-        let mut too_new = false;
-        let mut next = Some(self.keys.newest(place));
-        while let Some(version) = next {
-            if version.lsn() <= at {
-                let found = Some(version.op());
-                return Probe { found, too_new };
-            }
-            too_new = true;
-            next = version.older();
-        }
-        Probe {
-            found: None,
-            too_new,
-        }
+        visible(Some(self.keys.newest(place)), at)
     }
 
     /// The LSN of a key's newest version, visible or not.
     pub(crate) fn newest(&self, key: Key<'_>) -> Option<Lsn> {
-        let place = self.keys.find(key)?;
-        Some(self.keys.newest(place).lsn())
+        Some(self.keys.find(key)?.lsn())
     }
 
     /// The first key at or above this one.
@@ -246,7 +227,12 @@ impl Memtable {
         self.keys.last_below(key)
     }
 
-    /// The next key.
+    /// The key before, of all that were inserted before the place was found.
+    pub(crate) fn before(&self, place: Place) -> Option<Place> {
+        self.keys.before(place)
+    }
+
+    /// The next key, as in [`Memtable::before`].
     pub(crate) fn after(&self, place: Place) -> Option<Place> {
         self.keys.after(place)
     }
@@ -270,6 +256,24 @@ impl Memtable {
     pub(crate) fn versions(&self, place: Place) -> impl Iterator<Item = OpRef<'_>> + '_ {
         let newest = self.keys.newest(place);
         std::iter::successors(Some(newest), |version| version.older()).map(VersionRef::op)
+    }
+}
+
+/// The first of the versions from `newest` on at or below `at`.
+fn visible(newest: Option<VersionRef<'_>>, at: Lsn) -> Probe<'_> {
+    let mut too_new = false;
+    let mut next = newest;
+    while let Some(version) = next {
+        if version.lsn() <= at {
+            let found = Some(version.op());
+            return Probe { found, too_new };
+        }
+        too_new = true;
+        next = version.older();
+    }
+    Probe {
+        found: None,
+        too_new,
     }
 }
 

@@ -163,6 +163,9 @@ pub(crate) enum Race {
     TopOfNewest,
     /// The thread that helps to hash tells nobody that it is done.
     ForgetSummed,
+    /// Who walks a memtable believes that nothing is left to be linked in when another has just
+    /// taken it.
+    WalkUnlinked,
 }
 
 #[cfg(all(test, shuttle))]

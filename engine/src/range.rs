@@ -67,7 +67,7 @@ impl Newer {
         let table = self.table(view);
         self.place = self.place.and_then(|place| {
             if back {
-                table.last_below(table.key(place))
+                table.before(place)
             } else {
                 table.after(place)
             }

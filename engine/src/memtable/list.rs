@@ -1,4 +1,9 @@
-//! The skip list under a memtable: one writer at a time, readers without a lock.
+//! The keys of a memtable, each with its versions: found by a hash at once, and by a skip list in
+//! order. One writer at a time, readers without a lock.
+//!
+//! A writer needs no order, so it makes none: a new node stands in the [`Index`] and is *loose*. Who
+//! comes to walk links what is loose into the skip list first, sorted, all at once: so a load costs
+//! one sort where each key on its own would cost a walk down the list, a cache miss a step.
 //!
 //! A node holds a key, a version what a batch did to it; both stand in [`Chunks`], each with its
 //! bytes behind it, a node with its links before it:
@@ -8,21 +13,28 @@
 //! ```
 //!
 //! Invariants:
-//! - A node or version is complete before a link to it is stored (release), and never changes
-//!   after but for its links; who has loaded a link (acquire) may read what it names.
+//! - A node or version is complete before anything names it (release), and never changes after but
+//!   for its links; who has loaded its address (acquire) may read it.
 //! - Nodes never leave. A version leaves its chain by the writer storing the link around it, and
 //!   stays readable for who still looks at it: memory goes back only with the list.
-//! - Level 0 has all nodes in strictly ascending order of their keys; a higher level has some of
-//!   those of the level below.
-//! - The writer's `before[l]` is the last node of level `l` below the key it came to last (none:
-//!   the head), or that key's node itself.
+//! - Every node is in the index. It is loose, one of a chain by its link of level 0, or linked in,
+//!   but for those that whoever holds `order` has just taken to link; `unlinked` counts all that
+//!   are not linked in. A [`Place`] is a node that is.
+//! - Level 0 has all linked nodes in strictly ascending order of their keys; a higher level has some
+//!   of those of the level below.
+//! - `before[l]` of who links is the last node of level `l` below the key it came to last (none: the
+//!   head), or that key's node itself.
+//! - A commit never waits for who walks: the writer's lock is not taken to link.
 
 use super::chunks::{ALIGN, Chunks};
+use super::index::Index;
 use super::{Key, OpRef};
+use crate::planted::{Race, races};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use crate::sync::{Mutex, MutexGuard};
-use dmerkle::format::body::BodyRef;
+use crate::sync::{HashState, Mutex, MutexGuard};
+use dmerkle::format::body::{BodyRef, KEY_BYTES_MAX};
 use dmerkle::{Lsn, Sum, TreeId};
+use std::hash::{BuildHasher, Hasher};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
@@ -38,7 +50,11 @@ type Link = AtomicPtr<Node>;
 struct Node {
     newest: AtomicPtr<Version>,
     tree: TreeId,
-    key_len: usize,
+    /// Of tree and key.
+    hash: u32,
+    key_len: u16,
+    /// Links before it.
+    levels: u8,
 }
 
 #[repr(C)]
@@ -53,6 +69,7 @@ struct Version {
 }
 
 const _: () = assert!(align_of::<Node>() <= ALIGN && align_of::<Version>() <= ALIGN);
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize && HEIGHT_MAX <= u8::MAX as usize);
 
 /// A node of one list, to come back to: of no use with any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,28 +83,50 @@ unsafe impl Send for Place {}
 // SAFETY: as above.
 unsafe impl Sync for Place {}
 
-/// Keys in order, each with its versions.
+/// Keys, each with its versions.
 pub(super) struct List {
     number: u64,
+    hasher: HashState,
+    index: Index<Node>,
     head: [Link; HEIGHT_MAX],
     /// Levels in use.
     height: AtomicUsize,
-    /// Bytes taken for nodes and versions.
+    /// The newest loose node.
+    loose: Link,
+    /// Nodes that are not linked in yet.
+    unlinked: AtomicUsize,
+    /// Bytes taken for nodes, versions and the index.
     bytes: AtomicU64,
     writer: Mutex<Hand>,
+    order: Mutex<Fingers>,
 }
 
 /// What only the writer needs.
 struct Hand {
     chunks: Chunks,
-    before: [*const Node; HEIGHT_MAX],
-    /// The node of the key that the writer came to last.
+    /// The hash of the key that it came to last, and that key's node if it is there.
+    hash: u32,
     last: *const Node,
     draws: u64,
 }
 
-// SAFETY: the pointers lead into `chunks`, which belong to no thread.
+/// Where a node was linked in last.
+struct Fingers {
+    before: [*const Node; HEIGHT_MAX],
+    last: *const Node,
+}
+
+// SAFETY: the pointers lead into the chunks, which belong to no thread.
 unsafe impl Send for Hand {}
+// SAFETY: as above.
+unsafe impl Send for Fingers {}
+
+/// A loose node, to be sorted: by tree, the first bytes of the key, the whole key.
+struct Loose {
+    tree: TreeId,
+    head: u64,
+    node: NonNull<Node>,
+}
 
 /// The right to insert.
 pub(super) struct Writer<'a> {
@@ -152,23 +191,41 @@ unsafe fn key_of<'a>(node: *const Node) -> Key<'a> {
     let header = unsafe { &*node };
     let start = node.wrapping_add(1).cast::<u8>();
     // SAFETY: the key's bytes stand behind the node, and the pointer is the chunk's.
-    let key = unsafe { std::slice::from_raw_parts(start, header.key_len) };
+    let key = unsafe { std::slice::from_raw_parts(start, usize::from(header.key_len)) };
     let tree = header.tree;
     Key { tree, key }
+}
+
+/// The newest version of the key of a node.
+///
+/// # Safety
+/// As [`key_of`].
+unsafe fn newest_of<'a>(node: *const Node) -> VersionRef<'a> {
+    // SAFETY: as the caller says.
+    let newest = unsafe { &(*node).newest };
+    VersionRef::new(newest.load(Ordering::Acquire)).expect("a node is made with a version")
 }
 
 impl List {
     pub(super) fn new() -> Self {
         Self {
             number: LISTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            hasher: HashState::default(),
+            index: Index::new(),
             head: [const { Link::new(ptr::null_mut()) }; HEIGHT_MAX],
             height: AtomicUsize::new(1),
+            loose: Link::new(ptr::null_mut()),
+            unlinked: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             writer: Mutex::new(Hand {
                 chunks: Chunks::new(),
-                before: [ptr::null(); HEIGHT_MAX],
+                hash: 0,
                 last: ptr::null(),
                 draws: 0x9e37_79b9_7f4a_7c15,
+            }),
+            order: Mutex::new(Fingers {
+                before: [ptr::null(); HEIGHT_MAX],
+                last: ptr::null(),
             }),
         }
     }
@@ -239,14 +296,66 @@ impl List {
         place.node.as_ptr().cast_const().cast()
     }
 
+    fn hash(&self, key: Key<'_>) -> u32 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(key.tree.0);
+        hasher.write(key.key);
+        u32::try_from(hasher.finish() >> 32).expect("32 bits are left")
+    }
+
+    /// Links all nodes in that were added before the call.
+    fn link_loose(&self) {
+        let linked = if races(Race::WalkUnlinked) {
+            self.loose.load(Ordering::Acquire).is_null()
+        } else {
+            self.unlinked.load(Ordering::Acquire) == 0
+        };
+        if linked {
+            return;
+        }
+        // Whoever holds it may have taken nodes and not linked them yet.
+        let mut fingers = self.order.lock();
+        let mut loose = Vec::new();
+        let mut next = self.loose.swap(ptr::null_mut(), Ordering::Acquire);
+        while let Some(node) = NonNull::new(next) {
+            // SAFETY: a loose node; nodes stay.
+            let Key { tree, key } = unsafe { key_of(node.as_ptr()) };
+            let mut head = [0; 8];
+            let length = key.len().min(head.len());
+            head[..length].copy_from_slice(&key[..length]);
+            let head = u64::from_be_bytes(head);
+            loose.push(Loose { tree, head, node });
+            // SAFETY: every node has a level 0.
+            next = unsafe { self.link(node.as_ptr(), 0) }.load(Ordering::Relaxed);
+        }
+        // SAFETY: nodes of this list.
+        let key = |loose: &Loose| unsafe { key_of(loose.node.as_ptr()) };
+        loose.sort_unstable_by(|a, b| {
+            let heads = (a.tree, a.head).cmp(&(b.tree, b.head));
+            heads.then_with(|| key(a).cmp(&key(b)))
+        });
+        for Loose { node, .. } in &loose {
+            // SAFETY: taken off the chain by this thread, and in no other list.
+            unsafe { fingers.link_in(self, *node) };
+        }
+        self.unlinked.fetch_sub(loose.len(), Ordering::Release);
+    }
+
     /// The first key at or above this one.
     pub(super) fn first_from(&self, key: Key<'_>) -> Option<Place> {
+        self.link_loose();
         self.place(self.around(key).1)
     }
 
     /// The last key below this one.
     pub(super) fn last_below(&self, key: Key<'_>) -> Option<Place> {
+        self.link_loose();
         self.place(self.around(key).0)
+    }
+
+    /// The key before, of those that were linked in when the place was found at the least.
+    pub(super) fn before(&self, place: Place) -> Option<Place> {
+        self.place(self.around(self.key(place)).0)
     }
 
     /// The next key.
@@ -261,17 +370,23 @@ impl List {
         unsafe { key_of(self.node(place)) }
     }
 
-    /// The newest version of a key.
+    /// The newest version of the key at a place.
     pub(super) fn newest(&self, place: Place) -> VersionRef<'_> {
         // SAFETY: a place of this list is a node.
-        let newest = unsafe { &(*self.node(place)).newest };
-        VersionRef::new(newest.load(Ordering::Acquire)).expect("a node is linked with a version")
+        unsafe { newest_of(self.node(place)) }
     }
 
-    /// The place of exactly this key.
-    pub(super) fn find(&self, key: Key<'_>) -> Option<Place> {
-        let place = self.first_from(key)?;
-        (self.key(place) == key).then_some(place)
+    /// The newest version of exactly this key.
+    pub(super) fn find(&self, key: Key<'_>) -> Option<VersionRef<'_>> {
+        let node = self.node_of(key, self.hash(key));
+        // SAFETY: a node of this list.
+        (!node.is_null()).then(|| unsafe { newest_of(node) })
+    }
+
+    /// The node of a key with this hash, or null.
+    fn node_of(&self, key: Key<'_>, hash: u32) -> *const Node {
+        // SAFETY: what the index names is a node of this list.
+        self.index.find(hash, |node| unsafe { key_of(node) } == key)
     }
 
     pub(super) fn writer(&self) -> Writer<'_> {
@@ -284,53 +399,11 @@ impl List {
 
 impl<'a> Writer<'a> {
     /// Goes to a key: its newest version, if it is there. [`Writer::push`] is for this key then.
-    /// Keys that ascend are found from the last one on.
     pub(super) fn seek(&mut self, key: Key<'_>) -> Option<VersionRef<'a>> {
-        let list = self.list;
-        let hand = &mut *self.hand;
-        let height = list.height.load(Ordering::Relaxed);
-        let mut level = height - 1;
-        // SAFETY: `last` is a node of this list.
-        if !hand.last.is_null() && unsafe { key_of(hand.last) } < key {
-            // Up to the lowest level whose next node is not below the key.
-            level = 0;
-            while level + 1 < height {
-                // SAFETY: `before` is made of nodes of that level.
-                let next = unsafe { list.link(hand.before[level], level) }.load(Ordering::Relaxed);
-                // SAFETY: linked to, so a node.
-                if next.is_null() || unsafe { key_of(next) } >= key {
-                    break;
-                }
-                level += 1;
-            }
-        } else {
-            hand.before = [ptr::null(); HEIGHT_MAX];
-        }
-        let mut above: *const Node = ptr::null();
-        let mut moved: *const Node = ptr::null();
-        for level in (0..=level).rev() {
-            // What was found above lies behind what is remembered here, if the walk has moved.
-            let from = if moved.is_null() {
-                hand.before[level]
-            } else {
-                moved
-            };
-            // SAFETY: nodes of this level or one above.
-            let (at, next) = unsafe { list.walk(from, above, level, key) };
-            if at != from {
-                moved = at;
-            }
-            hand.before[level] = at;
-            above = next;
-        }
-        hand.last = ptr::null();
-        // SAFETY: linked to, so a node.
-        if above.is_null() || unsafe { key_of(above) } != key {
-            return None;
-        }
-        hand.last = above;
-        // SAFETY: as above.
-        VersionRef::new(unsafe { (*above).newest.load(Ordering::Relaxed) })
+        self.hand.hash = self.list.hash(key);
+        self.hand.last = self.list.node_of(key, self.hand.hash);
+        // SAFETY: a node of this list.
+        (!self.hand.last.is_null()).then(|| unsafe { newest_of(self.hand.last) })
     }
 
     /// Adds a version of the key that was just sought, newer than all others of it, before
@@ -363,7 +436,7 @@ impl<'a> Writer<'a> {
         // SAFETY: as above; the body is not in what was just taken.
         unsafe { ptr::copy_nonoverlapping(body.unwrap_or(&[]).as_ptr(), start, bytes) };
         if self.hand.last.is_null() {
-            self.link_node(key, place);
+            self.add_node(key, place);
         } else {
             // SAFETY: the node that `seek` found.
             let newest = unsafe { &(*self.hand.last).newest };
@@ -373,8 +446,8 @@ impl<'a> Writer<'a> {
         self.list.bytes.store(used, Ordering::Relaxed);
     }
 
-    /// Links a node for a new key in behind `before`.
-    fn link_node(&mut self, key: Key<'_>, newest: NonNull<Version>) {
+    /// Adds a loose node for a new key.
+    fn add_node(&mut self, key: Key<'_>, newest: NonNull<Version>) {
         let list = self.list;
         let hand = &mut *self.hand;
         let levels = hand.draw_levels();
@@ -385,7 +458,9 @@ impl<'a> Writer<'a> {
         let header = Node {
             newest: AtomicPtr::new(newest.as_ptr()),
             tree: key.tree,
-            key_len: key.key.len(),
+            hash: hand.hash,
+            key_len: u16::try_from(key.key.len()).expect("a key is at most 4 KiB"),
+            levels: u8::try_from(levels).expect("at most 12"),
         };
         // SAFETY: so many bytes were taken for nobody else, the links' a multiple of the alignment.
         unsafe { node.write(header) };
@@ -393,22 +468,31 @@ impl<'a> Writer<'a> {
         // SAFETY: as above; the key is not in what was just taken.
         unsafe { ptr::copy_nonoverlapping(key.key.as_ptr(), bytes, key.key.len()) };
         for level in 0..levels {
-            // SAFETY: `before` is made of nodes of that level, and of the head.
-            let next = unsafe { list.link(hand.before[level], level) };
-            let link = Link::new(next.load(Ordering::Relaxed));
             let place = node.cast::<Link>().wrapping_sub(level + 1);
             // SAFETY: as above, before the node.
-            unsafe { place.write(link) };
+            unsafe { place.write(Link::new(ptr::null_mut())) };
         }
-        if levels > list.height.load(Ordering::Relaxed) {
-            list.height.store(levels, Ordering::Release);
+        // Counted before it shows: who is told of it finds the count.
+        list.unlinked.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: every node has a level 0.
+        let link = unsafe { list.link(node, 0) };
+        let mut older = list.loose.load(Ordering::Relaxed);
+        loop {
+            link.store(older, Ordering::Relaxed);
+            // Who links takes all at once, so what is at the head was not somewhere else meanwhile.
+            let pushed =
+                list.loose
+                    .compare_exchange_weak(older, node, Ordering::Release, Ordering::Relaxed);
+            match pushed {
+                Ok(_) => break,
+                Err(now) => older = now,
+            }
         }
-        for level in 0..levels {
-            // SAFETY: `before` is made of nodes of that level, and of the head.
-            let link = unsafe { list.link(hand.before[level], level) };
-            link.store(node, Ordering::Release);
-            hand.before[level] = node;
-        }
+        let named = NonNull::new(node).expect("a node is somewhere");
+        // SAFETY: what the index names is a node of this list.
+        let hash_of = |node: *const Node| unsafe { (*node).hash };
+        // SAFETY: the writer's lock is held, and chunks and index go with the list.
+        unsafe { list.index.add(named, hand.hash, &mut hand.chunks, hash_of) };
         hand.last = node;
     }
 
@@ -417,6 +501,76 @@ impl<'a> Writer<'a> {
     pub(super) fn bypass(&self, newer: VersionRef<'a>, older: Option<VersionRef<'a>>) {
         let older = older.map_or(ptr::null_mut(), |older| older.version.as_ptr());
         newer.header().older.store(older, Ordering::Release);
+    }
+}
+
+impl Fingers {
+    /// Links a node in. Keys that ascend are found from the last one on.
+    ///
+    /// # Safety
+    /// `node` is a complete node of `list` that is not linked in, and that nobody else links.
+    unsafe fn link_in(&mut self, list: &List, node: NonNull<Node>) {
+        let node = node.as_ptr();
+        // SAFETY: as the caller says.
+        let key = unsafe { key_of(node) };
+        // SAFETY: as above.
+        let levels = usize::from(unsafe { (*node).levels });
+        self.seek(list, key);
+        for level in 0..levels {
+            // SAFETY: `before` is made of nodes of that level, and of the head.
+            let next = unsafe { list.link(self.before[level], level) }.load(Ordering::Relaxed);
+            // SAFETY: so many levels it has.
+            unsafe { list.link(node, level) }.store(next, Ordering::Relaxed);
+        }
+        if levels > list.height.load(Ordering::Relaxed) {
+            list.height.store(levels, Ordering::Release);
+        }
+        for level in 0..levels {
+            // SAFETY: `before` is made of nodes of that level, and of the head.
+            let link = unsafe { list.link(self.before[level], level) };
+            link.store(node, Ordering::Release);
+            self.before[level] = node;
+        }
+        self.last = node;
+    }
+
+    /// Brings `before` to a key that is not linked in.
+    fn seek(&mut self, list: &List, key: Key<'_>) {
+        let height = list.height.load(Ordering::Relaxed);
+        let mut level = height - 1;
+        // SAFETY: `last` is a node of this list.
+        if !self.last.is_null() && unsafe { key_of(self.last) } < key {
+            // Up to the lowest level whose next node is not below the key.
+            level = 0;
+            while level + 1 < height {
+                // SAFETY: `before` is made of nodes of that level.
+                let next = unsafe { list.link(self.before[level], level) }.load(Ordering::Relaxed);
+                // SAFETY: linked to, so a node.
+                if next.is_null() || unsafe { key_of(next) } >= key {
+                    break;
+                }
+                level += 1;
+            }
+        } else {
+            self.before = [ptr::null(); HEIGHT_MAX];
+        }
+        let mut above: *const Node = ptr::null();
+        let mut moved: *const Node = ptr::null();
+        for level in (0..=level).rev() {
+            // What was found above lies behind what is remembered here, if the walk has moved.
+            let from = if moved.is_null() {
+                self.before[level]
+            } else {
+                moved
+            };
+            // SAFETY: nodes of this level or one above.
+            let (at, next) = unsafe { list.walk(from, above, level, key) };
+            if at != from {
+                moved = at;
+            }
+            self.before[level] = at;
+            above = next;
+        }
     }
 }
 

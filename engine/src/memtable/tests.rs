@@ -125,6 +125,9 @@ fn keys_are_walked_in_order_and_found_whatever_the_order_of_insertion() {
             &Geometry::tiny(),
         );
         model.extend(batch.into_iter().map(|key| (key, round)));
+        if draw(8) == 0 {
+            assert_eq!(table.places().count(), model.len()); // links in what came since
+        }
     }
     let walked: Vec<(TreeId, Vec<u8>)> = table
         .places()

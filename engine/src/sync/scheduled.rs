@@ -1,5 +1,6 @@
 //! The primitives of the engine over those of shuttle, with the signatures that it knows.
 
+pub(crate) use foldhash::fast::FixedState as HashState;
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::thread;
 

@@ -10,6 +10,7 @@
 //! - A snapshot's values stay right while checkpoints reuse what nobody reads; so do the nodes that
 //!   it reads them by, whoever else misses, keeps or drops the same ones in the cache.
 //! - Parts that a thread helps to hash have their sums, and nobody waits for more.
+//! - Who was told of a key finds it in a memtable, by itself and on a walk, whoever else walks.
 //!
 //! Method: half of the schedules random, half with few well-placed preemptions (PCT: Burckhardt,
 //! Kothari, Musuvathi and Nagarakatte, 2010). That the tests can fail is a test of its own: each
@@ -20,10 +21,12 @@ mod medium;
 use self::medium::Medium;
 use crate::io::AlignedBuf;
 use crate::io::Disk;
+use crate::memtable::{Key, Memtable, OpRef};
 use crate::planted::{Bug, Race, plant, plant_race};
 use crate::sums::{Helper, Part};
 use crate::world::{Clock, Entropy, World};
 use crate::{Durability, Error, Geometry, Options, Store, Tree};
+use dmerkle::{Lsn, TreeId};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -464,6 +467,36 @@ fn summing() {
     }
 }
 
+/// A writer adds keys to a memtable and tells of each; two walk through it.
+fn walking() {
+    const KEYS: [&[u8]; 4] = [b"m", b"c", b"x", b"e"];
+    let table = Arc::new(Memtable::new());
+    let told = Arc::new(crate::sync::atomic::AtomicUsize::new(0));
+    let walkers = [0, 1].map(|_| {
+        let (table, told) = (Arc::clone(&table), Arc::clone(&told));
+        thread::spawn(move || {
+            for _ in 0..2 {
+                let told = told.load(Ordering::Acquire);
+                let walked: Vec<_> = table.places().map(|at| table.key(at).key).collect();
+                assert!(walked.is_sorted());
+                for key in &KEYS[..told] {
+                    assert!(walked.contains(key), "{told} were told");
+                    assert!(table.newest(Key::new(TreeId(1), key)).is_some());
+                }
+            }
+        })
+    });
+    for (told_now, key) in (1..).zip(KEYS) {
+        let op = std::iter::once((Key::new(TreeId(1), key), OpRef::Delete));
+        let lsn = Lsn(told_now as u64);
+        table.insert(op, lsn, lsn, &|_, _| false, &Geometry::tiny());
+        told.store(told_now, Ordering::Release);
+    }
+    for walker in walkers {
+        walker.join().unwrap();
+    }
+}
+
 // ---- The promises --------------------------------------------------------------------------------
 
 macro_rules! promises {
@@ -489,6 +522,7 @@ promises! {
     a_node_is_its_pointers_whoever_else_reads: nodes_kept / 2;
     a_node_that_left_the_cache_is_read_again: nodes_dropped / 2;
     parts_are_hashed_once_and_nobody_waits_for_more: summing / 1;
+    who_was_told_of_a_key_finds_it_on_a_walk: walking / 1;
 }
 
 /// What is planted.
@@ -515,7 +549,7 @@ fn schedules_until_found(fault: Fault, scenario: Scenario) -> Option<usize> {
 
 #[test]
 fn every_planted_fault_is_found() {
-    let faults: [(Fault, Scenario); 13] = [
+    let faults: [(Fault, Scenario); 14] = [
         (Fault::Bug(Bug::DropLogFlush), acknowledged),
         (Fault::Bug(Bug::AckBeforeFlush), acknowledged),
         (Fault::Race(Race::ShowEarly), readers),
@@ -529,6 +563,7 @@ fn every_planted_fault_is_found() {
         (Fault::Race(Race::CacheByBlock), nodes_kept),
         (Fault::Race(Race::TopOfNewest), nodes_kept),
         (Fault::Race(Race::ForgetSummed), summing),
+        (Fault::Race(Race::WalkUnlinked), walking),
     ];
     let found = faults.map(|(fault, scenario)| (fault, schedules_until_found(fault, scenario)));
     for (fault, tried) in &found {
