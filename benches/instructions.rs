@@ -262,8 +262,8 @@ impl Ground for Memory {
         Ok(block)
     }
 
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Corrupt> {
-        self.written.push((block, bytes));
+    fn write(&mut self, _: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Corrupt> {
+        self.written.push((pointer.block, bytes));
         Ok(())
     }
 

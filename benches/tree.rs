@@ -84,9 +84,9 @@ impl Ground for Memory {
         Ok(block)
     }
 
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Broken> {
+    fn write(&mut self, _: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Broken> {
         self.written += bytes.len() as u64;
-        self.blocks.insert(block.0, bytes);
+        self.blocks.insert(pointer.block.0, bytes);
         Ok(())
     }
 

@@ -68,9 +68,9 @@ impl Ground for Memory {
         Ok(block)
     }
 
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Corrupt> {
+    fn write(&mut self, _: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Corrupt> {
         self.written_bytes += bytes.len() as u64;
-        self.written.insert(block.0, bytes);
+        self.written.insert(pointer.block.0, bytes);
         Ok(())
     }
 

@@ -46,6 +46,11 @@ impl NodeCache {
         self.nodes.get(&key_of(pointer))
     }
 
+    /// The same, without a word to the cache that somebody wants the node.
+    pub(crate) fn peek(&self, pointer: &Pointer) -> Option<Arc<CachedNode>> {
+        self.nodes.peek(&key_of(pointer))
+    }
+
     pub(crate) fn insert(&self, pointer: &Pointer, node: &Arc<CachedNode>) {
         self.nodes.insert(key_of(pointer), Arc::clone(node));
     }

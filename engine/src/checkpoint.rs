@@ -361,6 +361,7 @@ impl Running {
         let (tree, apply) = self.applying.as_mut().expect("it was just set");
         let mut ground = CheckpointGround {
             core,
+            tree: *tree,
             writes: &mut self.ground,
         };
         if let Progress::Done(applied) = apply.step(&mut ground)? {

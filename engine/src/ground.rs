@@ -1,8 +1,13 @@
 //! The ground that a checkpoint's applies stand on: the cache and the disk below, free blocks for
 //! what is new. Nothing here changes what is durable: what was placed can be given back once its
 //! writes have ended, and what was retired is only noted.
+//!
+//! Invariant: a checkpoint does not say what readers want. A new leaf stands in the cache from the
+//! start if the one it replaces did, or if nothing was there to be read; one that only the
+//! checkpoint reads does not come into it. Every branch does.
 
-use crate::cache::CachedNode;
+use crate::cache::{CachedNode, read_node, verify_node};
+use crate::coming::Coming;
 use crate::core::Core;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Writes};
@@ -21,6 +26,9 @@ pub(crate) struct NewNodes {
     pub(crate) placed: Vec<Run>,
     pub(crate) retired_nodes: Vec<Run>,
     pub(crate) retired_extents: Vec<Run>,
+    coming: Coming,
+    /// The leaf that was read last was not in the cache.
+    unwanted: bool,
     pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
     /// Those that are under way while the apply goes on.
@@ -30,6 +38,7 @@ pub(crate) struct NewNodes {
 /// The ground an apply stands on: the cache and disk below, free blocks for what is new.
 pub(crate) struct CheckpointGround<'a> {
     pub(crate) core: &'a Arc<Core>,
+    pub(crate) tree: TreeId,
     pub(crate) writes: &'a mut NewNodes,
 }
 
@@ -38,11 +47,26 @@ impl Source for CheckpointGround<'_> {
     type Error = Error;
 
     fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
-        self.core.node(tree, pointer)
+        if let Some(node) = self.core.cache.peek(pointer) {
+            self.writes.unwanted &= !node.is_leaf();
+            return Ok(node);
+        }
+        let geometry = &self.core.identity.geometry;
+        let node = if let Some(node) = self.writes.coming.take(pointer) {
+            node
+        } else {
+            read_node(self.core.disk.as_ref(), geometry, tree, pointer)?
+        };
+        if node.is_leaf() {
+            self.writes.unwanted = true;
+        } else {
+            self.core.cache.insert(pointer, &node);
+        }
+        Ok(node)
     }
 
     fn prefetch(&mut self, tree: TreeId, pointers: &[Pointer]) {
-        self.core.prefetch(tree, pointers);
+        self.writes.coming.ask(self.core, tree, pointers);
     }
 }
 
@@ -59,8 +83,13 @@ impl Ground for CheckpointGround<'_> {
         Ok(start)
     }
 
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Error> {
-        let offset = self.core.identity.geometry.offset_of(block);
+    fn write(&mut self, level: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Error> {
+        if level > 0 || !self.writes.unwanted {
+            let copy = AlignedBuf::copy_of(&bytes);
+            let node = verify_node(copy, self.tree, pointer)?;
+            self.core.cache.insert(pointer, &node);
+        }
+        let offset = self.core.identity.geometry.offset_of(pointer.block);
         self.writes.pending_bytes += bytes.len();
         self.writes.pending.push((offset, bytes));
         if self.writes.pending_bytes >= WRITE_BYTES {

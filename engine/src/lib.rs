@@ -31,6 +31,7 @@ mod backup;
 mod batch;
 mod cache;
 mod checkpoint;
+mod coming;
 mod core;
 mod creation;
 mod directory;

@@ -265,8 +265,8 @@ impl Ground for Keeper {
         ))
     }
 
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Corrupt> {
-        self.0.push((block, bytes));
+    fn write(&mut self, _: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Corrupt> {
+        self.0.push((pointer.block, bytes));
         Ok(())
     }
 

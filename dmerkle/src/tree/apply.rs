@@ -24,6 +24,7 @@ use crate::tree::ground::Ground;
 use crate::tree::lookup::expect_level;
 use crate::tree::node::Node;
 use crate::tree::pack::{Packer, Settings};
+use crate::tree::pending::Limits;
 use crate::types::Sum;
 
 /// How many operations are looked at ahead, to name the nodes that they will need.
@@ -31,6 +32,9 @@ const AHEAD_MAX: usize = 4096;
 
 /// How many nodes are named ahead at once.
 const PREFETCH_MAX: usize = 256;
+
+/// How many branches are named ahead, each with some hundred leaves below.
+const BRANCHES_AHEAD: usize = 4;
 
 /// The work of one step: moved entries count one, nodes read or written as much as this.
 const STEP_WORK: usize = 256;
@@ -53,6 +57,16 @@ pub enum Change<V> {
     Put(V),
     /// It is gone, if it was there.
     Delete,
+}
+
+impl<K: AsRef<[u8]>, V: AsRef<[u8]>> Op<K, V> {
+    /// About what it adds to a leaf.
+    fn bytes(&self) -> usize {
+        match &self.change {
+            Change::Put(body) => self.key.as_ref().len() + body.as_ref().len(),
+            Change::Delete => 0,
+        }
+    }
 }
 
 /// What came of an apply.
@@ -96,6 +110,8 @@ pub struct Apply<I, K, V, B> {
     /// Frames below one that was opened and is walked from its beginning, lowest first.
     stash: Vec<Frame<B>>,
     packer: Packer<B>,
+    /// The branch behind the one where the walk is, whose children are named already.
+    next_branch: Option<Arc<Node<B>>>,
     begun: bool,
     opened: bool,
     old_height: u8,
@@ -119,6 +135,7 @@ where
             frames: Vec::new(),
             stash: Vec::new(),
             packer: Packer::new(settings),
+            next_branch: None,
             begun: false,
             opened: false,
             old_height: 0,
@@ -162,7 +179,10 @@ where
             return Err(broken(&node, "the root does not cover all keys").into());
         }
         self.old_height = node.level() + 1;
-        self.descend(ground, node, self.old.summary.sum);
+        if !node.is_leaf() {
+            self.prefetch(ground, &node);
+        }
+        self.push(node, self.old.summary.sum);
         Ok(())
     }
 
@@ -399,13 +419,25 @@ where
             self.frames.extend(self.stash.pop());
             return Ok(());
         }
-        let node = self.load(ground, &child.pointer)?;
+        let named = self.next_branch.take();
+        let named = named.filter(|node| *node.pointer() == child.pointer);
+        let is_named = named.is_some();
+        let node = match named {
+            Some(node) => node,
+            None => self.load(ground, &child.pointer)?,
+        };
         expect_level(Some(parent.level() - 1), &node)?;
         expect_fences(parent, index, &node)?;
         if node.is_leaf() && node.count() as u64 != child.summary.count {
             return Err(broken(&node, "its parent counts other entries").into());
         }
-        self.descend(ground, node, child.summary.sum);
+        if node.level() > 0 && !is_named {
+            self.prefetch(ground, &node);
+        }
+        if node.level() == 1 {
+            self.name_next(ground, parent, &node)?;
+        }
+        self.push(node, child.summary.sum);
         Ok(())
     }
 
@@ -418,10 +450,7 @@ where
         ground.node(self.packer.settings().tree, pointer)
     }
 
-    fn descend<G: Ground<Bytes = B>>(&mut self, ground: &mut G, node: Arc<Node<B>>, sum: Sum) {
-        if !node.is_leaf() {
-            self.prefetch(ground, &node);
-        }
+    fn push(&mut self, node: Arc<Node<B>>, sum: Sum) {
         self.frames.push(Frame {
             node,
             sum,
@@ -430,22 +459,74 @@ where
         });
     }
 
-    /// Names the children of `node` that operations will change.
-    fn prefetch<G: Ground<Bytes = B>>(&mut self, ground: &mut G, node: &Node<B>) {
-        let mut pointers: Vec<Pointer> = Vec::new();
-        let mut last = None;
+    /// Names the branches behind `node` that operations will go to, and the leaves below the first
+    /// of them, so that they come while those below `node` are worked on.
+    fn name_next<G: Ground<Bytes = B>>(
+        &mut self,
+        ground: &mut G,
+        parent: &Node<B>,
+        node: &Node<B>,
+    ) -> Result<(), G::Error> {
         self.ops.look_ahead();
-        for op in &self.ops.ahead {
-            let key = op.key.as_ref();
-            if node.high().is_some_and(|high| key >= high) || pointers.len() == PREFETCH_MAX {
+        let ahead = &self.ops.ahead;
+        let mut branches: Vec<Pointer> = Vec::new();
+        let mut end = node.high().map(<[u8]>::to_vec);
+        while let Some(low) = &end
+            && parent.high().is_none_or(|high| low.as_slice() < high)
+            && branches.len() < BRANCHES_AHEAD
+        {
+            let behind = ahead.partition_point(|op| op.key.as_ref() < low.as_slice());
+            let key = ahead.get(behind).map(|op| op.key.as_ref());
+            let Some(key) = key.filter(|key| parent.high().is_none_or(|high| *key < high)) else {
                 break;
+            };
+            let (index, pointer) = parent.child_for(key);
+            branches.push(pointer);
+            let mut high = Vec::new();
+            end = parent.child_high(index, &mut high).then_some(high);
+        }
+        let Some(next) = branches.first().copied() else {
+            return Ok(());
+        };
+        if branches.len() > 1 {
+            ground.prefetch(self.packer.settings().tree, &branches);
+        }
+        let next = self.load(ground, &next)?;
+        expect_level(Some(1), &next)?;
+        self.prefetch(ground, &next);
+        self.next_branch = Some(next);
+        Ok(())
+    }
+
+    /// Names the children of `node` that operations will change, and the leaves that those which
+    /// overflow will be packed together with.
+    fn prefetch<G: Ground<Bytes = B>>(&mut self, ground: &mut G, node: &Node<B>) {
+        self.ops.look_ahead();
+        let ahead = &self.ops.ahead;
+        let limits = Limits::new(&self.packer.settings().geometry, 0);
+        let first = ahead.partition_point(|op| op.key.as_ref() < node.low());
+        let mut ops = ahead.range(first..).peekable();
+        let mut pointers: Vec<Pointer> = Vec::new();
+        while let Some(op) = ops.next()
+            && node.high().is_none_or(|high| op.key.as_ref() < high)
+            && pointers.len() < PREFETCH_MAX
+        {
+            let (index, pointer) = node.child_for(op.key.as_ref());
+            let mut bytes = pointer.logical_bytes as usize + op.bytes();
+            while let Some(op) = ops.next_if(|op| !node.child_ends_by(index, op.key.as_ref())) {
+                bytes += op.bytes();
             }
-            if last.is_some_and(|last| !node.child_ends_by(last, key)) {
-                continue;
-            }
-            let (index, pointer) = node.child_for(key);
-            last = Some(index);
             pointers.push(pointer);
+            let neighbour = index + 1;
+            let is_next = ops
+                .peek()
+                .is_some_and(|op| !node.child_ends_by(neighbour, op.key.as_ref()));
+            if node.level() == 1 && neighbour < node.count() && !is_next {
+                let neighbour = node.child_pointer(neighbour);
+                if limits.join(bytes, neighbour.logical_bytes as usize) {
+                    pointers.push(neighbour);
+                }
+            }
         }
         if pointers.len() > 1 {
             ground.prefetch(self.packer.settings().tree, &pointers);

@@ -68,26 +68,13 @@ impl<B: AsRef<[u8]>> Cuts<'_, B> {
             .unwrap_or(usize::MAX)
             .saturating_add(count);
         let own = self.entries.size(0, count, 0);
-        let other = pointer.logical_bytes as usize;
         let leaves = if own <= max { 1 } else { 2 };
-        let room = max / 32;
-        own + other + room <= leaves * max
-            && all <= leaves * self.limits.fanout
-            && self.blocks(own + other) < self.blocks(own) + self.block(other)
+        all <= leaves * self.limits.fanout && self.limits.join(own, pointer.logical_bytes as usize)
     }
 
     /// Bytes of the block that a leaf of `size` bytes takes.
     fn block(&self, size: usize) -> usize {
-        size.next_power_of_two().max(self.limits.unit)
-    }
-
-    /// Bytes of the blocks that one or two leaves of together `size` bytes take.
-    fn blocks(&self, size: usize) -> usize {
-        let max = self.limits.bytes;
-        if size <= max {
-            return self.block(size);
-        }
-        max + self.block(size - max + max / 32)
+        self.limits.block(size)
     }
 
     fn fence_len(&self, index: usize) -> usize {

@@ -32,8 +32,9 @@ pub trait Ground: Source {
     /// A free block for a node.
     fn place(&mut self, order: Order) -> Result<BlockId, Self::Error>;
 
-    /// Takes a new node's bytes, a whole block. Children come before their parents.
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Self::Error>;
+    /// Takes the bytes of the new node of a level that `pointer` names, a whole block. Children
+    /// come before their parents.
+    fn write(&mut self, level: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Self::Error>;
 
     /// The new tree does not name this node any more.
     fn retire_node(&mut self, pointer: &Pointer);

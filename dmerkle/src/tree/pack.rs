@@ -315,7 +315,7 @@ impl<B: AsRef<[u8]>> Packer<B> {
         assert_eq!(pointer.logical_bytes as usize, size);
         let sum = self.entries.drop_first(count, &self.settings.key);
         self.ask_at = 0;
-        ground.write(pointer.block, block)?;
+        ground.write(0, &pointer, block)?;
         self.written += 1;
         self.frontier = high;
         let summary = Summary {
@@ -351,7 +351,7 @@ impl<B: AsRef<[u8]>> Packer<B> {
             summary.plus(pending.extra(index).root.summary)
         });
         self.children[index].drop_first(count);
-        ground.write(pointer.block, block)?;
+        ground.write(level, &pointer, block)?;
         self.written += 1;
         self.push_fresh(ground, level + 1, &low, pointer, summary)
     }

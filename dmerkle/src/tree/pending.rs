@@ -40,6 +40,28 @@ impl Limits {
             unit: geometry.unit_bytes as usize,
         }
     }
+
+    /// Bytes of the block that a node of `size` bytes takes.
+    pub fn block(&self, size: usize) -> usize {
+        size.next_power_of_two().max(self.unit)
+    }
+
+    /// Whether entries of `own` bytes and a leaf of `other` bytes behind them take fewer blocks
+    /// together than each by itself, with room to grow.
+    pub fn join(&self, own: usize, other: usize) -> bool {
+        let leaves = if own <= self.bytes { 1 } else { 2 };
+        let room = self.bytes / 32;
+        own + other + room <= leaves * self.bytes
+            && self.blocks(own + other) < self.blocks(own) + self.block(other)
+    }
+
+    /// Bytes of the blocks that one or two leaves of together `size` bytes take.
+    fn blocks(&self, size: usize) -> usize {
+        if size <= self.bytes {
+            return self.block(size);
+        }
+        self.bytes + self.block(size - self.bytes + self.bytes / 32)
+    }
 }
 
 #[derive(Debug)]

@@ -232,10 +232,10 @@ impl Ground for Memory {
         Ok(self.take(order.units()))
     }
 
-    fn write(&mut self, block: BlockId, bytes: Vec<u8>) -> Result<(), Corrupt> {
+    fn write(&mut self, _: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Corrupt> {
         self.burn()?;
-        self.written.push(block);
-        assert!(self.nodes.insert(block, Arc::new(bytes)).is_none());
+        self.written.push(pointer.block);
+        assert!(self.nodes.insert(pointer.block, Arc::new(bytes)).is_none());
         Ok(())
     }
 

@@ -241,6 +241,13 @@ impl<K: Eq, V: Clone, W: Weighter<K, V>> Cache<K, V, W> {
         found
     }
 
+    pub(crate) fn peek(&self, key: &K) -> Option<V> {
+        self.point.load(atomic::Ordering::SeqCst);
+        let held = self.held();
+        let found = held.entries.iter().find(|(other, ..)| other == key);
+        found.map(|(_, value, _)| value.clone())
+    }
+
     pub(crate) fn insert(&self, key: K, value: V) {
         self.point.load(atomic::Ordering::SeqCst);
         let weight = self.weighter.weight(&key, &value);
