@@ -126,6 +126,7 @@ impl Tree {
     /// The value of a key without a copy: the first part of its entry, verified. See [`ValueRef`]
     /// for what holding it means.
     pub fn get_ref(&self, key: &[u8]) -> Result<Option<ValueRef>, Error> {
+        self.refuse_dropped()?;
         let core = self.core();
         let found = core.find_newest(self.id(), key, |state, body| {
             show_first(core, &state.base, body)
