@@ -3,7 +3,8 @@
 use crate::{Folder, Numbers, Runner};
 use engine::io::{AlignedBuf, Disk, FileDisk};
 use std::hint::black_box;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Whether the file system has written the blocks of a file before: a first write to space that
 /// was only reserved makes it change its own records too.
@@ -134,4 +135,52 @@ pub(crate) fn cached_read(folder: &Folder, bytes: usize, among: u64) -> Runner {
         }
         begin.elapsed()
     })
+}
+
+/// Compares values that lie in the page cache and are mapped once for all, chosen at random out of
+/// `among`.
+pub(crate) fn mapped_compare(folder: &Folder, bytes: usize, among: u64, readers: u64) -> Runner {
+    let disk = FileDisk::create(&folder.file("limit")).expect("a new file");
+    let value = Numbers::new(4).bytes(bytes);
+    let padded =
+        AlignedBuf::copy_of(&[&*value, &vec![0; bytes.next_multiple_of(4096) - bytes]].concat());
+    let step = padded.len() as u64;
+    disk.allocate(0, step * among).expect("space");
+    for number in 0..among {
+        disk.write(number * step, &padded).expect("written");
+    }
+    let map = |number| disk.map(number * step, bytes).expect("mapped");
+    let shown: Vec<_> = (0..among).map(map).collect();
+    let compare = move |number| {
+        let number = usize::try_from(number).expect("an index");
+        assert!(*shown[number] == *value, "other bytes");
+    };
+    (0..among).for_each(&compare);
+    Box::new(move |count| by_readers(readers, count, among, &compare))
+}
+
+/// Has so many readers read numbers below `among`, `count` of them together.
+pub(crate) fn by_readers(
+    readers: u64,
+    count: u64,
+    among: u64,
+    read: &(impl Fn(u64) + Sync),
+) -> Duration {
+    let some = |reader| {
+        let mut numbers = Numbers::new(3 + reader);
+        for _ in 0..count.div_ceil(readers) {
+            read(numbers.below(among));
+        }
+    };
+    let begin = Instant::now();
+    if readers == 1 {
+        some(0);
+        return begin.elapsed();
+    }
+    thread::scope(|scope| {
+        for reader in 0..readers {
+            scope.spawn(move || some(reader));
+        }
+    });
+    begin.elapsed()
 }

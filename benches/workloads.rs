@@ -120,6 +120,26 @@ pub const WORKLOADS: &[Workload] = &[
         },
     },
     Workload {
+        name: "get_ref 140 KiB, warm, compared",
+        limit_name: "compare mapped bytes",
+        bytes: LARGE as u64,
+        aim: Some(0.8),
+        make: |folder| Pair {
+            store: get_ref(folder, LARGE, LARGE_COUNT, 1),
+            limit: limits::mapped_compare(folder, LARGE, LARGE_COUNT, 1),
+        },
+    },
+    Workload {
+        name: "get_ref 140 KiB, warm, compared, 2 readers",
+        limit_name: "compare mapped bytes, 2 readers",
+        bytes: LARGE as u64,
+        aim: Some(0.8),
+        make: |folder| Pair {
+            store: get_ref(folder, LARGE, LARGE_COUNT, 2),
+            limit: limits::mapped_compare(folder, LARGE, LARGE_COUNT, 2),
+        },
+    },
+    Workload {
         name: "put 150 B, durable, then get it",
         limit_name: "4 KiB O_DIRECT write, fdatasync, pread",
         bytes: SMALL as u64,
@@ -260,6 +280,27 @@ fn get(folder: &Folder, bytes: usize, among: u64) -> Runner {
             assert_eq!(value.map(|value| value.len()), Some(bytes));
         }
         begin.elapsed()
+    })
+}
+
+/// Reads without a copy; every byte is compared, as a user would at least look at it.
+fn get_ref(folder: &Folder, bytes: usize, among: u64, readers: u64) -> Runner {
+    let (store, tree) = store(folder, Kind::Reserved);
+    let value = Numbers::new(4).bytes(bytes);
+    for number in 0..among {
+        let mut batch = Batch::new();
+        batch.put(&tree, &key(number), &*value);
+        store.commit(batch, Durability::Buffered).expect("put");
+    }
+    store.checkpoint().expect("a checkpoint");
+    let read = move |number| {
+        let shown = tree.get_ref(&key(number)).expect("read");
+        assert!(*shown.expect("it was put") == *value, "other bytes");
+    };
+    (0..among).for_each(&read);
+    Box::new(move |count| {
+        let _open = &store;
+        limits::by_readers(readers, count, among, &read)
     })
 }
 

@@ -45,7 +45,7 @@ impl Tree {
     }
 
     /// A dropped tree is read only through snapshots that were taken before.
-    fn refuse_dropped(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_dropped(&self) -> Result<(), Error> {
         if self.dropped.load(Ordering::Acquire) {
             return Err(Error::NoSuchTree);
         }

@@ -1,14 +1,15 @@
 //! A value handed out without a copy.
 
+use crate::core::Core;
 use crate::entry::Entry;
 use crate::error::Error;
-use crate::io::{AlignedBuf, MappedExtent};
+use crate::io::{AlignedBuf, MappedExtent, ahead};
 use crate::snapshot::Snapshot;
 use crate::state::Base;
 use crate::tree::Tree;
-use crate::view::View;
 use dmerkle::Place;
-use dmerkle::format::body::PartRef;
+use dmerkle::format::body::{BodyRef, PartRef};
+use dmerkle::format::extent::ExtentRef;
 use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -89,33 +90,57 @@ impl Entry {
                 let start = bytes.as_ptr().addr() - body.as_ptr().addr();
                 Bytes::Inline(Arc::clone(body), start..start + bytes.len())
             }
-            Some(PartRef::Extent(extent)) => {
-                let offset = self.core().identity.geometry.offset_of(extent.start());
-                let length = usize::try_from(extent.length()).expect("at most 256 MiB");
-                let shown = self.core().disk.map(offset, length);
-                let shown = shown.map_err(Error::reading("reading an extent", offset))?;
-                let verified = extent.verify(&shown);
-                verified.map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
-                Bytes::Extent(shown, Arc::clone(self.base()))
-            }
+            Some(PartRef::Extent(extent)) => show_extent(self.core(), self.base(), extent)?,
         };
         Ok(Some(ValueRef(bytes)))
     }
+}
+
+/// An extent of a base's, or of an operation newer than it.
+fn show_extent(core: &Core, base: &Arc<Base>, extent: ExtentRef<'_>) -> Result<Bytes, Error> {
+    let offset = core.identity.geometry.offset_of(extent.start());
+    let length = usize::try_from(extent.length()).expect("at most 256 MiB");
+    let shown = core.disk.map(offset, length);
+    let shown = shown.map_err(Error::reading("reading an extent", offset))?;
+    let verified = if ahead::WORKS && shown.is_zero_copy() {
+        // They stand in memory, far from the processor.
+        extent.verify_fetching(&shown, ahead::fetch)
+    } else {
+        extent.verify(&shown)
+    };
+    verified.map_err(|corrupt| corrupt.at(Place::Block(extent.start())))?;
+    Ok(Bytes::Extent(shown, Arc::clone(base)))
+}
+
+/// The first part of an entry where it stands. Only what has no units of its own is copied.
+fn show_first(core: &Core, base: &Arc<Base>, body: BodyRef<'_>) -> Result<Option<ValueRef>, Error> {
+    let bytes = match body.parts().next() {
+        None => return Ok(None),
+        Some(PartRef::Inline(bytes)) => Bytes::Inline(bytes.into(), 0..bytes.len()),
+        Some(PartRef::Extent(extent)) => show_extent(core, base, extent)?,
+    };
+    Ok(Some(ValueRef(bytes)))
 }
 
 impl Tree {
     /// The value of a key without a copy: the first part of its entry, verified. See [`ValueRef`]
     /// for what holding it means.
     pub fn get_ref(&self, key: &[u8]) -> Result<Option<ValueRef>, Error> {
-        let (entry, _) = View::newest_entry(self.core(), self.id(), key)?;
-        entry.map_or(Ok(None), |entry| entry.part_shared(0))
+        self.refuse_dropped()?;
+        let core = self.core();
+        let found = core.find_newest(self.id(), key, |state, body| {
+            show_first(core, &state.base, body)
+        })?;
+        found.unwrap_or(Ok(None))
     }
 }
 
 impl Snapshot {
     /// The value of a key without a copy, as [`Tree::get_ref`].
     pub fn get_ref(&self, tree: &Tree, key: &[u8]) -> Result<Option<ValueRef>, Error> {
-        let entry = self.entry(tree, key)?;
-        entry.map_or(Ok(None), |entry| entry.part_shared(0))
+        let found = self.read(tree, key, |entry| {
+            show_first(entry.core, entry.base, entry.body)
+        })?;
+        found.unwrap_or(Ok(None))
     }
 }

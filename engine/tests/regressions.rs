@@ -46,6 +46,8 @@ fn a_large_dropped_tree_is_emptied_over_several_checkpoints() {
     let full = store.stats().allocated_bytes;
     store.drop_tree(b"t").unwrap();
     assert!(matches!(tree.get(b"k00000001"), Err(Error::NoSuchTree)));
+    let shown = tree.get_ref(b"k00000001");
+    assert!(matches!(shown, Err(Error::NoSuchTree)));
     for _ in 0..5 {
         store.checkpoint().unwrap();
     }

@@ -8,12 +8,21 @@ use crate::error::{Corrupt, Fault, Structure};
 use crate::format::bytes::{Reader, u32_at};
 use crate::geometry::Geometry;
 use crate::types::{BlockId, Run};
+use crc_fast::{CrcAlgorithm, Digest};
 
 /// Bytes of an encoded reference before its chunk checksums.
 pub const EXTENT_HEADER_BYTES: usize = 72;
 
 /// The longest part, in bytes.
 pub const PART_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes that are summed at once where what comes behind is fetched meanwhile. Of half of it the
+/// summing costs more; asking for twice as much at once makes the processor wait for its own hints.
+const PIECE_BYTES: usize = 2 << 10;
+
+/// How far before they are summed bytes are fetched: a page, so that the way to the next one is
+/// looked up in time too.
+const AHEAD_BYTES: usize = 4 << 10;
 
 /// A validated, encoded reference to an extent.
 ///
@@ -125,6 +134,31 @@ impl<'a> ExtentRef<'a> {
     /// Whether `part`, the whole part as read from disk, is what was written: length and every
     /// chunk's checksum.
     pub fn verify(&self, part: &[u8]) -> Result<(), Corrupt> {
+        self.verify_length(part)?;
+        self.verify_chunks(0, part)
+    }
+
+    /// The same of a part that lies far from the processor: `fetch` is shown every byte once, in
+    /// order, 4 KiB before it is summed; those at the start are summed at once.
+    pub fn verify_fetching(&self, part: &[u8], fetch: impl Fn(&[u8])) -> Result<(), Corrupt> {
+        self.verify_length(part)?;
+        let chunk_bytes = usize::try_from(self.chunk_bytes()).expect("at most 256 MiB");
+        let (_, mut later) = part.split_at(AHEAD_BYTES.min(part.len()));
+        for (index, chunk) in part.chunks(chunk_bytes).enumerate() {
+            let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+            for piece in chunk.chunks(PIECE_BYTES) {
+                let (next, rest) = later.split_at(piece.len().min(later.len()));
+                fetch(next);
+                later = rest;
+                digest.update(piece);
+            }
+            let got = u32::try_from(digest.finalize()).expect("32 bits");
+            self.compare(index, got)?;
+        }
+        Ok(())
+    }
+
+    fn verify_length(&self, part: &[u8]) -> Result<(), Corrupt> {
         if part.len() as u64 != self.length() {
             return Err(Corrupt::new(
                 Structure::Extent,
@@ -134,7 +168,7 @@ impl<'a> ExtentRef<'a> {
                 },
             ));
         }
-        self.verify_chunks(0, part)
+        Ok(())
     }
 
     /// Whether `bytes`, which begin at chunk `first` and end at a chunk's end or the part's,
@@ -142,14 +176,19 @@ impl<'a> ExtentRef<'a> {
     pub fn verify_chunks(&self, first: usize, bytes: &[u8]) -> Result<(), Corrupt> {
         let chunk_bytes = usize::try_from(self.chunk_bytes()).expect("at most 256 MiB");
         for (index, chunk) in bytes.chunks(chunk_bytes).enumerate() {
-            let got = crc_fast::crc32_iscsi(chunk);
-            let expected = self.chunk_checksum(first + index);
-            if got != expected {
-                return Err(Corrupt::new(
-                    Structure::Extent,
-                    Fault::Checksum { expected, got },
-                ));
-            }
+            self.compare(first + index, crc_fast::crc32_iscsi(chunk))?;
+        }
+        Ok(())
+    }
+
+    /// Whether chunk `index` has the checksum that was computed.
+    fn compare(&self, index: usize, got: u32) -> Result<(), Corrupt> {
+        let expected = self.chunk_checksum(index);
+        if got != expected {
+            return Err(Corrupt::new(
+                Structure::Extent,
+                Fault::Checksum { expected, got },
+            ));
         }
         Ok(())
     }
@@ -184,5 +223,75 @@ pub fn encode_extent(
     out.extend_from_slice(&[0; 16]); // check
     for checksum in checksums {
         out.extend_from_slice(&checksum.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::cell::RefCell;
+
+    fn reference(part: &[u8]) -> Vec<u8> {
+        let geometry = Geometry::default();
+        let chunk_bytes = usize::try_from(geometry.chunk_bytes(part.len() as u64)).unwrap();
+        // By the other implementation of the checksum.
+        let checksums: Vec<_> = part.chunks(chunk_bytes).map(crc32c::crc32c).collect();
+        let mut out = Vec::new();
+        let length = part.len() as u64;
+        encode_extent(
+            &geometry,
+            BlockId(7),
+            length,
+            &[0; 32],
+            &checksums,
+            &mut out,
+        );
+        out
+    }
+
+    /// What comes of it, and the places of the bytes that were shown, in order.
+    fn verify_and_watch(extent: ExtentRef<'_>, part: &[u8]) -> (Result<(), Corrupt>, Vec<usize>) {
+        let shown = RefCell::new(Vec::new());
+        let start = part.as_ptr().addr();
+        let verified = extent.verify_fetching(part, |piece| {
+            let at = piece.as_ptr().addr() - start;
+            assert!(piece.len() <= PIECE_BYTES);
+            shown.borrow_mut().extend(at..at + piece.len());
+        });
+        (verified, shown.into_inner())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn fetching_ahead_verifies_the_same_and_shows_each_byte_once(
+            length in prop_oneof![1..10_000usize, 15_000..70_000usize, 1_000_000..1_400_000usize],
+            seed in any::<u64>(),
+            flips in proptest::collection::vec((any::<prop::sample::Index>(), 0..8u32), 0..3),
+        ) {
+            let mut part: Vec<u8> = (0..length as u64)
+                .map(|at| (at ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes()[7])
+                .collect();
+            let encoded = reference(&part);
+            let extent = ExtentRef::decode(&mut Reader::new(&encoded, Structure::Extent)).unwrap();
+            prop_assert!(extent.verify(&part).is_ok());
+            let (verified, shown) = verify_and_watch(extent, &part);
+            prop_assert!(verified.is_ok());
+            prop_assert!(shown.into_iter().eq(AHEAD_BYTES.min(length)..length));
+
+            let sound = part.clone();
+            for (at, bit) in flips {
+                part[at.index(length)] ^= 1 << bit;
+            }
+            let (verified, _) = verify_and_watch(extent, &part);
+            prop_assert_eq!(verified.is_ok(), part == sound);
+            prop_assert_eq!(verified, extent.verify(&part));
+
+            let (shorter, shown) = verify_and_watch(extent, &sound[..length - 1]);
+            prop_assert_eq!(shorter, extent.verify(&sound[..length - 1]));
+            prop_assert!(shown.is_empty());
+        }
     }
 }

@@ -10,11 +10,13 @@
 //!   it was made from, so that no other opening overwrites what is shown.
 //! - Bytes shown by a held extent are neither written nor punched: the engine reuses a run only
 //!   when no buffer from it is held, and `Segments::assert_unshown` stops it if it ever forgets.
+//!   Whoever shows an extent notes it in a list of its thread; whoever writes looks into all lists.
 //! - Pages are read in before they are handed out, so that a medium that refuses them is an error
 //!   here. Where the kernel says that all of them stand in the page cache, that is enough: to walk
 //!   them again cost a quarter of a warm read. A page that the kernel drops and reads again later is
 //!   its own word: a dying disk can still raise SIGBUS then, and no checksum covers that read.
 
+use arc_swap::ArcSwap;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -23,6 +25,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::slice;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::sys;
@@ -35,6 +38,10 @@ const TAIL_BYTES: u64 = 256 << 20;
 
 /// Segments that stay mapped: at most 160 MiB of page tables.
 const SEGMENTS_MAX: usize = 64;
+
+/// Lists of what is shown. With one list, two readers of warm values handed its lock to each other
+/// twice a read.
+const LISTS: usize = 16;
 
 /// Bytes of the file (or a copy of them), shared by all clones until the last is dropped.
 #[derive(Clone)]
@@ -86,21 +93,22 @@ impl fmt::Debug for MappedExtent {
     }
 }
 
-/// A range of a mapped segment, on the list of what is shown.
+/// A range of a mapped segment, on a list of what is shown.
 struct Shown {
-    segment: Arc<MmapRaw>,
+    segment: Arc<Segment>,
     /// Where the range begins in the segment, and how long it is. It lies within the segment.
     at: usize,
     len: usize,
     /// Where it begins in the file.
     offset: u64,
-    list: Arc<Mutex<ShownList>>,
+    /// Which list it is on.
+    list: usize,
 }
 
 impl Shown {
     fn bytes(&self) -> &[u8] {
         // SAFETY: `Segments::map` checked that `at + len` is within the segment.
-        let start = unsafe { self.segment.as_ptr().add(self.at) };
+        let start = unsafe { self.segment.raw.as_ptr().add(self.at) };
         // SAFETY: the segment stays mapped while `self` holds it; the file reached beyond the range
         // when it was mapped and no engine call shortens it; nobody writes to the range while it is
         // on the list (see the invariants), and the lock keeps other processes of ours out.
@@ -110,7 +118,8 @@ impl Shown {
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        self.list.lock().remove(self.offset, self.len as u64);
+        let list = self.segment.lists.list(self.list);
+        list.lock().remove(self.offset, self.len as u64);
     }
 }
 
@@ -148,10 +157,50 @@ impl ShownList {
     }
 }
 
+/// What is shown, on several lists, so that readers seldom meet.
+#[derive(Default)]
+struct ShownLists([Apart; LISTS]);
+
+/// A list with cache lines of its own; processors fetch them in pairs.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart(Mutex<ShownList>);
+
+impl ShownLists {
+    fn list(&self, number: usize) -> &Mutex<ShownList> {
+        &self.0[number].0
+    }
+
+    /// The list that this thread notes on. Which one it is decides nothing but speed.
+    fn of_thread() -> usize {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static LIST: usize = THREADS.fetch_add(1, Ordering::Relaxed) % LISTS;
+        }
+        LIST.try_with(|list| *list).unwrap_or(0)
+    }
+
+    fn overlap(&self, offset: u64, bytes: u64) -> Option<(u64, u64)> {
+        let mut lists = self.0.iter();
+        lists.find_map(|list| list.0.lock().overlap(offset, bytes))
+    }
+}
+
+/// A piece of the file that is mapped.
+struct Segment {
+    raw: MmapRaw,
+    /// The newest mapping when it was last used.
+    used: AtomicU64,
+    lists: Arc<ShownLists>,
+}
+
 /// The mapped segments of one file.
 pub(super) struct Segments {
-    mapped: Mutex<Mapped>,
-    list: Arc<Mutex<ShownList>>,
+    /// Every read looks here, so none waits for another.
+    mapped: ArcSwap<Mapped>,
+    /// Held by who maps.
+    mapping: Mutex<()>,
+    lists: Arc<ShownLists>,
     segment_bytes: u64,
     tail_bytes: u64,
     mapped_max: usize,
@@ -159,11 +208,11 @@ pub(super) struct Segments {
     told_truth: OnceLock<bool>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Mapped {
-    /// By number, with the time of the last use.
-    segments: BTreeMap<u64, (Arc<MmapRaw>, u64)>,
-    /// Grows with each use.
+    /// By number.
+    segments: BTreeMap<u64, Arc<Segment>>,
+    /// Segments that were ever mapped: the time, for [`Segment::used`].
     now: u64,
 }
 
@@ -176,8 +225,9 @@ impl Default for Segments {
 impl Segments {
     fn new(segment_bytes: u64, tail_bytes: u64, mapped_max: usize) -> Self {
         Self {
-            mapped: Mutex::default(),
-            list: Arc::default(),
+            mapped: ArcSwap::default(),
+            mapping: Mutex::default(),
+            lists: Arc::default(),
             segment_bytes,
             tail_bytes,
             mapped_max,
@@ -194,27 +244,26 @@ impl Segments {
         let segment = self.segment(file, offset / self.segment_bytes).ok()?;
         let at = usize::try_from(offset % self.segment_bytes).ok()?;
         assert!(
-            at + len <= segment.len(),
+            at + len <= segment.raw.len(),
             "an extent ends before its segment's tail does"
         );
         // Listed first: what is being read in must not be written either.
-        self.list.lock().add(offset, bytes);
+        let list = ShownLists::of_thread();
+        self.lists.list(list).lock().add(offset, bytes);
         let shown = Shown {
             segment,
             at,
             len,
             offset,
-            list: Arc::clone(&self.list),
+            list,
         };
         if !self.is_resident(file, &shown) {
             // One large read; populating alone would read page after page, since the map is
             // marked as random.
             sys::advise(file, offset, bytes, libc::POSIX_FADV_WILLNEED);
             // Kernels before 5.14 refuse: without it a bad sector would be a signal, so copy there.
-            shown
-                .segment
-                .advise_range(Advice::PopulateRead, at, len)
-                .ok()?;
+            let segment = &shown.segment.raw;
+            segment.advise_range(Advice::PopulateRead, at, len).ok()?;
         }
         Some(MappedExtent(Bytes::Shown(Arc::new(shown))))
     }
@@ -224,43 +273,66 @@ impl Segments {
         let page = sys::page_bytes();
         let believed = *self.told_truth.get_or_init(|| tells_truth(file, page));
         let skip = shown.at % page;
-        let start = shown.segment.as_ptr().wrapping_add(shown.at - skip);
+        let start = shown.segment.raw.as_ptr().wrapping_add(shown.at - skip);
         believed && sys::is_resident(start, skip + shown.len, page)
     }
 
     /// Stops a write to bytes that someone was promised not to see change.
     pub(super) fn assert_unshown(&self, offset: u64, bytes: u64) {
-        let overlap = self.list.lock().overlap(offset, bytes);
+        let overlap = self.lists.overlap(offset, bytes);
         if let Some((start, len)) = overlap {
             panic!("bytes {offset}+{bytes} are about to change, but {start}+{len} are handed out");
         }
     }
 
-    fn segment(&self, file: &File, number: u64) -> io::Result<Arc<MmapRaw>> {
-        let mut mapped = self.mapped.lock();
-        mapped.now += 1;
-        let now = mapped.now;
-        if let Some((segment, used)) = mapped.segments.get_mut(&number) {
-            *used = now;
-            return Ok(Arc::clone(segment));
+    fn segment(&self, file: &File, number: u64) -> io::Result<Arc<Segment>> {
+        if let Some(segment) = self.mapped.load().find(number) {
+            return Ok(segment);
+        }
+        let _alone = self.mapping.lock();
+        let mapped = self.mapped.load();
+        if let Some(segment) = mapped.find(number) {
+            return Ok(segment);
         }
         let len =
             usize::try_from(self.segment_bytes + self.tail_bytes).map_err(io::Error::other)?;
         // May reach beyond the end of the file: those pages come to life as the file grows.
-        let segment = MmapOptions::new()
+        let raw = MmapOptions::new()
             .offset(number * self.segment_bytes)
             .len(len)
             .map_raw_read_only(file)?;
-        segment.advise(Advice::Random)?;
-        let segment = Arc::new(segment);
-        if mapped.segments.len() >= self.mapped_max {
-            let oldest = mapped.segments.iter().min_by_key(|(_, (_, used))| *used);
+        raw.advise(Advice::Random)?;
+        let mut next = Mapped::clone(&mapped);
+        next.now += 1;
+        let segment = Arc::new(Segment {
+            raw,
+            used: AtomicU64::new(next.now),
+            lists: Arc::clone(&self.lists),
+        });
+        if next.segments.len() >= self.mapped_max {
+            let used = |segment: &Segment| segment.used.load(Ordering::Relaxed);
+            let oldest = next
+                .segments
+                .iter()
+                .min_by_key(|(_, segment)| used(segment));
             if let Some(number) = oldest.map(|(&number, _)| number) {
-                mapped.segments.remove(&number);
+                next.segments.remove(&number);
             }
         }
-        mapped.segments.insert(number, (Arc::clone(&segment), now));
+        next.segments.insert(number, Arc::clone(&segment));
+        self.mapped.store(Arc::new(next));
         Ok(segment)
+    }
+}
+
+impl Mapped {
+    fn find(&self, number: u64) -> Option<Arc<Segment>> {
+        let segment = self.segments.get(&number)?;
+        // Written seldom: all readers have the line.
+        if segment.used.load(Ordering::Relaxed) != self.now {
+            segment.used.store(self.now, Ordering::Relaxed);
+        }
+        Some(Arc::clone(segment))
     }
 }
 

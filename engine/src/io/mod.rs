@@ -1,5 +1,6 @@
 //! Every system call on the store's file.
 
+pub(crate) mod ahead;
 pub mod aligned;
 mod arena;
 pub mod disk;

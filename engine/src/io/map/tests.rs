@@ -74,16 +74,16 @@ fn what_was_dropped_from_the_page_cache_is_known_to_be_gone() {
         }
         // Pages in use are not dropped: the map goes, then the pages, then all is asked again.
         drop(shown);
-        segments.mapped.lock().segments.clear();
+        segments.mapped.store(Arc::default());
         sys::advise(&file, 256 << 10, 4096, libc::POSIX_FADV_DONTNEED);
         let segment = segments.segment(&file, 0).unwrap();
-        segments.list.lock().add(4096, 512 << 10);
+        segments.lists.list(0).lock().add(4096, 512 << 10);
         let range = Shown {
             segment,
             at: 4096,
             len: 512 << 10,
             offset: 4096,
-            list: Arc::clone(&segments.list),
+            list: 0,
         };
         assert!(!segments.is_resident(&file, &range));
         drop(range);
@@ -116,6 +116,46 @@ fn bytes_that_are_handed_out_are_not_overwritten() {
 }
 
 #[test]
+fn what_any_thread_was_handed_is_not_overwritten() {
+    // Each thread has a list of its own; whoever writes must look into all of them.
+    for place in places::all() {
+        let disk = FileDisk::create(&place.path().join("store")).unwrap();
+        disk.write(0, &filled(64 << 10)).unwrap();
+        let block = AlignedBuf::zeroed(4096);
+        for _ in 0..2 * LISTS {
+            let shown = std::thread::scope(|scope| {
+                let reader = scope.spawn(|| disk.map(8192, 4096).unwrap());
+                reader.join().unwrap()
+            });
+            let write = catch_unwind(AssertUnwindSafe(|| disk.write(8192, &block)));
+            assert!(write.is_err());
+            // Dropped by another thread than the one that has it listed.
+            drop(shown);
+            disk.write(8192, &block).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_segment_that_was_used_last_stays_mapped() {
+    let place = places::all().remove(0);
+    let path = place.path().join("store");
+    let disk = FileDisk::create(&path).unwrap();
+    disk.write(0, &filled(1 << 20)).unwrap();
+    let file = File::open(&path).unwrap();
+    let segments = Segments::new(64 << 10, 32 << 10, 3);
+    let touch = |number: u64| drop(segments.map(&file, number * (64 << 10), 100).unwrap());
+    touch(0);
+    for number in 1..12 {
+        touch(number);
+        let mapped = segments.mapped.load();
+        assert!(mapped.segments.contains_key(&0), "after {number}");
+        assert!(mapped.segments.contains_key(&number));
+        touch(0);
+    }
+}
+
+#[test]
 fn few_segments_stay_mapped_and_extents_may_cross_their_borders() {
     for place in places::all() {
         let path = place.path().join("store");
@@ -129,13 +169,13 @@ fn few_segments_stay_mapped_and_extents_may_cross_their_borders() {
             let offset = step * 7919 * 13 % ((1 << 20) - 20_000);
             let extent = segments.map(&file, offset as u64, 20_000).unwrap();
             held.push((offset, extent));
-            assert!(segments.mapped.lock().segments.len() <= 2);
+            assert!(segments.mapped.load().segments.len() <= 2);
         }
         assert!(segments.map(&file, 0, (32 << 10) + 1).is_none());
         for (offset, extent) in held {
             assert!(*extent == written[offset..offset + 20_000]);
         }
-        assert!(segments.list.lock().holders.is_empty());
+        assert!(segments.lists.overlap(0, u64::MAX).is_none());
     }
 }
 
@@ -194,16 +234,20 @@ fn a_range_is_read_while_its_segment_has_an_owner() {
     for (at, byte) in memory.iter_mut().enumerate() {
         *byte = u8::try_from(at % 251).unwrap();
     }
-    let segment = Arc::new(MmapRaw::from(memory));
-    let list = Arc::new(Mutex::new(ShownList::default()));
+    let lists = Arc::new(ShownLists::default());
+    let segment = Arc::new(Segment {
+        raw: MmapRaw::from(memory),
+        used: AtomicU64::new(0),
+        lists: Arc::clone(&lists),
+    });
     let show = |at: usize, len: usize| {
-        list.lock().add(at as u64, len as u64);
+        lists.list(3).lock().add(at as u64, len as u64);
         MappedExtent(Bytes::Shown(Arc::new(Shown {
             segment: Arc::clone(&segment),
             at,
             len,
             offset: at as u64,
-            list: Arc::clone(&list),
+            list: 3,
         })))
     };
     let whole = show(0, 16 << 10);
@@ -215,9 +259,9 @@ fn a_range_is_read_while_its_segment_has_an_owner() {
     let reader = parts[1].clone();
     let other = std::thread::spawn(move || reader.iter().map(|&byte| u64::from(byte)).sum::<u64>());
     drop(whole);
-    assert!(list.lock().overlap(5000, 1).is_some());
+    assert!(lists.overlap(5000, 1).is_some());
     let sum: u64 = parts[1].iter().map(|&byte| u64::from(byte)).sum();
     assert_eq!(other.join().unwrap(), sum);
     drop(parts);
-    assert!(list.lock().overlap(0, 16 << 10).is_none());
+    assert!(lists.overlap(0, 16 << 10).is_none());
 }
