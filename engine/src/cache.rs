@@ -1,7 +1,7 @@
 //! Verified nodes, bounded by bytes.
 //!
 //! Invariants: a node enters verified against the pointer that named it, and its key holds that
-//! pointer's generation and checksum, so that a reused block is another key and nothing is ever
+//! pointer's generation, checksum and length, so that a reused block is another key and nothing is ever
 //! invalidated (a checkpoint that failed is tried again under the same generation).
 
 use crate::error::Error;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// A node in memory, verified.
 pub(crate) type CachedNode = Node<AlignedBuf>;
 
-type Key = (BlockId, Generation, u32);
+type Key = (BlockId, Generation, u32, u32);
 
 #[derive(Clone)]
 struct ByBytes;
@@ -70,9 +70,14 @@ impl NodeCache {
 
 fn key_of(pointer: &Pointer) -> Key {
     if races(Race::CacheByBlock) {
-        return (pointer.block, Generation(0), 0);
+        return (pointer.block, Generation(0), 0, 0);
     }
-    (pointer.block, pointer.generation, pointer.checksum)
+    (
+        pointer.block,
+        pointer.generation,
+        pointer.checksum,
+        pointer.logical_bytes,
+    )
 }
 
 /// Where a node stands in the file, and how many bytes.

@@ -357,6 +357,7 @@ impl Running {
                 self.trees.get(&tree).copied().unwrap_or(Root::EMPTY)
             };
             self.applying = Some((tree, Apply::new(self.settings(core, tree), root, ops)));
+            self.ground.begin();
         }
         let (tree, apply) = self.applying.as_mut().expect("it was just set");
         let mut ground = CheckpointGround {

@@ -1,6 +1,7 @@
 //! Nodes on their way: read for a checkpoint before it needs them, while it does something else.
 //!
 //! Invariants:
+//! - Who serves the disk's requests asks for nothing here: it would wait for itself.
 //! - A node is handed out once, verified. One that could not be read, or is not what its pointer
 //!   says, is not handed out: who needs it reads it again and meets the error there.
 //! - Every read that was begun ends, wanted or not; its buffer is the read's own until then.
@@ -16,8 +17,8 @@ use dmerkle::{BlockId, TreeId};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Two branches' worth of what is asked for at once.
-const COMING_MAX: usize = 512;
+/// Two branches' worth of what is asked for at once, and the branches ahead of them.
+const COMING_MAX: usize = 1024;
 
 /// Nodes that were asked for.
 #[derive(Default)]
@@ -64,6 +65,9 @@ impl Drop for Ticket {
 impl Coming {
     /// Begins to read the nodes that are neither in the cache nor on their way.
     pub(crate) fn ask(&mut self, core: &Core, tree: TreeId, pointers: &[Pointer]) {
+        if !core.pool.may_wait() {
+            return;
+        }
         let mut requests = Vec::new();
         for pointer in pointers {
             if self.nodes.contains_key(&pointer.block) || core.cache.peek(pointer).is_some() {

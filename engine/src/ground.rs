@@ -2,9 +2,9 @@
 //! what is new. Nothing here changes what is durable: what was placed can be given back once its
 //! writes have ended, and what was retired is only noted.
 //!
-//! Invariant: a checkpoint does not say what readers want. A new leaf stands in the cache from the
-//! start if the one it replaces did, or if nothing was there to be read; one that only the
-//! checkpoint reads does not come into it. Every branch does.
+//! A checkpoint does not say what readers want. So a leaf that it reads from the disk does not come
+//! into the cache, and a new one stands there from the start if one of the last that were opened
+//! before it did (it is made of one of those), or if there was none. Every branch does.
 
 use crate::cache::{CachedNode, read_node, verify_node};
 use crate::coming::Coming;
@@ -20,6 +20,9 @@ use std::sync::atomic::Ordering;
 /// Node bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
+/// Of so many leaves that were read last, a bit each, a new one is made.
+const LAST_LEAVES: u8 = 0b11;
+
 /// What an apply has placed, written and retired.
 #[derive(Default)]
 pub(crate) struct NewNodes {
@@ -27,8 +30,8 @@ pub(crate) struct NewNodes {
     pub(crate) retired_nodes: Vec<Run>,
     pub(crate) retired_extents: Vec<Run>,
     coming: Coming,
-    /// The leaf that was read last was not in the cache.
-    unwanted: bool,
+    /// Whether each of the last leaves that were read was not in the cache, a bit each.
+    unwanted: u8,
     pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
     /// Those that are under way while the apply goes on.
@@ -48,7 +51,9 @@ impl Source for CheckpointGround<'_> {
 
     fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
         if let Some(node) = self.core.cache.peek(pointer) {
-            self.writes.unwanted &= !node.is_leaf();
+            if node.is_leaf() {
+                self.writes.unwanted <<= 1;
+            }
             return Ok(node);
         }
         let geometry = &self.core.identity.geometry;
@@ -58,7 +63,7 @@ impl Source for CheckpointGround<'_> {
             read_node(self.core.disk.as_ref(), geometry, tree, pointer)?
         };
         if node.is_leaf() {
-            self.writes.unwanted = true;
+            self.writes.unwanted = self.writes.unwanted << 1 | 1;
         } else {
             self.core.cache.insert(pointer, &node);
         }
@@ -84,7 +89,7 @@ impl Ground for CheckpointGround<'_> {
     }
 
     fn write(&mut self, level: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Error> {
-        if level > 0 || !self.writes.unwanted {
+        if level > 0 || self.writes.unwanted & LAST_LEAVES != LAST_LEAVES {
             let copy = AlignedBuf::copy_of(&bytes);
             let node = verify_node(copy, self.tree, pointer)?;
             self.core.cache.insert(pointer, &node);
@@ -111,6 +116,11 @@ impl Ground for CheckpointGround<'_> {
 }
 
 impl NewNodes {
+    /// Another tree begins, of which no leaf was read yet.
+    pub(crate) fn begin(&mut self) {
+        self.unwanted = 0;
+    }
+
     /// Sends the gathered nodes off, neighbours in one go.
     fn start(&mut self, core: &Core) -> Result<(), Error> {
         let bytes = std::mem::take(&mut self.pending_bytes) as u64;

@@ -227,7 +227,7 @@ impl Memtable {
         self.keys.last_below(key)
     }
 
-    /// The key before, of all that were inserted before the place was found.
+    /// The key before, of those at least that were there when the walk began.
     pub(crate) fn before(&self, place: Place) -> Option<Place> {
         self.keys.before(place)
     }

@@ -45,7 +45,7 @@ impl ValueRef {
         Self(Bytes::Read(Arc::new(bytes)))
     }
 
-    /// Whether these are the page cache's or the memtable's own bytes.
+    /// Whether these are the page cache's own bytes, or so few that they stood in the entry itself.
     pub fn is_zero_copy(&self) -> bool {
         match &self.0 {
             Bytes::Inline(..) => true,

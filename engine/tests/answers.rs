@@ -8,10 +8,11 @@ mod common;
 
 use common::{MemoryDisk, folder, places, rot, small, tiny, value};
 use engine::world::World;
-use engine::{Backend, Error, Options, Store, Tree, ValueRef};
+use engine::{Backend, Durability, Error, Options, Store, Tree, ValueRef};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 type Answer = Result<Option<ValueRef>, Error>;
 
@@ -179,5 +180,51 @@ fn without_threads_everything_is_answered_at_once() {
     for i in 0..100 {
         let (answer, _) = ask(&tree, &key(i)).try_recv().unwrap();
         assert_eq!(*answer.unwrap().unwrap(), value(i, size(i) / 20));
+    }
+}
+
+/// The store ends in the completion, on a thread that serves its disk: with a checkpoint, whose cold
+/// nodes nobody else may be there to read.
+#[test]
+fn a_store_may_end_in_a_completion_with_work_left() {
+    for backend in [Backend::Auto, Backend::Threads] {
+        for io_threads in [1, 2] {
+            let (_dir, path) = folder();
+            let options = Options {
+                backend,
+                io_threads,
+                ..small()
+            };
+            let store = Store::create(&path, &options).unwrap();
+            let tree = store.create_tree(b"t").unwrap();
+            for i in 0..5000 {
+                let mut batch = store.batch();
+                batch.put(&tree, &key(i), value(i, 100));
+                store.commit(batch, Durability::Buffered).unwrap();
+            }
+            store.close().unwrap();
+            drop(tree);
+
+            let store = Store::open(&path, &options).unwrap();
+            let tree = store.tree(b"t").unwrap();
+            let mut batch = store.batch();
+            for i in (0..5000).step_by(100) {
+                batch.put(&tree, &key(i), b"newer");
+            }
+            store.commit(batch, Durability::Buffered).unwrap();
+            let (tell, told) = channel();
+            let last = (store, tree.clone());
+            tree.get_async(&key(2501), move |answer| {
+                drop(last);
+                tell.send(answer.unwrap().map(|value| value.to_vec()))
+                    .unwrap();
+            });
+            drop(tree);
+            let told = told.recv_timeout(Duration::from_mins(2));
+            assert_eq!(told.expect("the store ended"), Some(value(2501, 100)));
+            let store = Store::open(&path, &options).unwrap();
+            let tree = store.tree(b"t").unwrap();
+            assert_eq!(tree.get(&key(4900)).unwrap(), Some(b"newer".to_vec()));
+        }
     }
 }

@@ -110,7 +110,7 @@ pub struct Apply<I, K, V, B> {
     /// Frames below one that was opened and is walked from its beginning, lowest first.
     stash: Vec<Frame<B>>,
     packer: Packer<B>,
-    /// The branch behind the one where the walk is, whose children are named already.
+    /// The branch behind the one where the walk is, some of whose children are named already.
     next_branch: Option<Arc<Node<B>>>,
     begun: bool,
     opened: bool,
@@ -419,10 +419,8 @@ where
             self.frames.extend(self.stash.pop());
             return Ok(());
         }
-        let named = self.next_branch.take();
-        let named = named.filter(|node| *node.pointer() == child.pointer);
-        let is_named = named.is_some();
-        let node = match named {
+        let is_next = |next: &mut Arc<Node<B>>| *next.pointer() == child.pointer;
+        let node = match self.next_branch.take_if(is_next) {
             Some(node) => node,
             None => self.load(ground, &child.pointer)?,
         };
@@ -431,7 +429,8 @@ where
         if node.is_leaf() && node.count() as u64 != child.summary.count {
             return Err(broken(&node, "its parent counts other entries").into());
         }
-        if node.level() > 0 && !is_named {
+        if !node.is_leaf() {
+            // Again, if it was the next one: the view reaches further now.
             self.prefetch(ground, &node);
         }
         if node.level() == 1 {
@@ -488,9 +487,7 @@ where
         let Some(next) = branches.first().copied() else {
             return Ok(());
         };
-        if branches.len() > 1 {
-            ground.prefetch(self.packer.settings().tree, &branches);
-        }
+        ground.prefetch(self.packer.settings().tree, &branches);
         let next = self.load(ground, &next)?;
         expect_level(Some(1), &next)?;
         self.prefetch(ground, &next);
@@ -528,7 +525,7 @@ where
                 }
             }
         }
-        if pointers.len() > 1 {
+        if !pointers.is_empty() {
             ground.prefetch(self.packer.settings().tree, &pointers);
         }
     }

@@ -157,6 +157,8 @@ struct InlineQueue {
 thread_local! {
     /// The pool whose thread this is, by the address of its `Shared`; 0 elsewhere.
     static WORKER_OF: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread drives a ring, and so looks at the rings' queue by itself.
+    static DRIVES_RING: Cell<bool> = const { Cell::new(false) };
 }
 
 impl IoPool {
@@ -252,9 +254,9 @@ impl IoPool {
             sleepers, depth, ..
         } = &self.way
         {
-            // This thread, if it is one of the pool's, looks at the queue after the completion
-            // that submits.
-            let awake = usize::from(self.is_worker());
+            // This thread, if it drives a ring of the pool's, looks at the queue after the
+            // completion that submits.
+            let awake = usize::from(self.is_worker() && DRIVES_RING.get());
             wake(
                 sleepers,
                 usize::div_ceil(queued, *depth).saturating_sub(awake),
@@ -314,6 +316,14 @@ impl IoPool {
             let next = queue.lock().waiting.pop_front();
             let Some(request) = next else { break };
             (request.done)(self.shared.execute(request.op));
+        }
+    }
+
+    /// Whether this thread may wait for a request that it submits: not one that serves requests.
+    pub(crate) fn may_wait(&self) -> bool {
+        match &self.way {
+            Way::Inline(queue) => !queue.lock().running,
+            Way::Queue { .. } => !self.is_worker(),
         }
     }
 
@@ -608,6 +618,7 @@ fn start_ring(
             Ok(ring) => {
                 let _ = report.send(Ok(()));
                 as_worker(&shared, || {
+                    DRIVES_RING.set(true);
                     ring::run(ring, depth, &shared, &queue, &sleeper);
                 });
             }

@@ -121,7 +121,7 @@ unsafe impl Send for Hand {}
 // SAFETY: as above.
 unsafe impl Send for Fingers {}
 
-/// A loose node, to be sorted: by tree, the first bytes of the key, the whole key.
+/// A loose node, to be sorted: by tree, the key's first bytes behind those that all have, the key.
 struct Loose {
     tree: TreeId,
     head: u64,
@@ -194,6 +194,30 @@ unsafe fn key_of<'a>(node: *const Node) -> Key<'a> {
     let key = unsafe { std::slice::from_raw_parts(start, usize::from(header.key_len)) };
     let tree = header.tree;
     Key { tree, key }
+}
+
+/// Sorts nodes by their keys. They are touched twice each, in the order in which they were made,
+/// and else only where heads are equal.
+fn sort(loose: &mut [Loose]) {
+    // SAFETY: what is loose is a node of a list that is there.
+    let key = |loose: &Loose| unsafe { key_of(loose.node.as_ptr()) }.key;
+    loose.sort_by_key(|loose| loose.tree);
+    for of_tree in loose.chunk_by_mut(|a, b| a.tree == b.tree) {
+        let first = key(&of_tree[0]);
+        let mut common = first.len();
+        for loose in &of_tree[1..] {
+            let pairs = key(loose).iter().zip(&first[..common]);
+            common = pairs.take_while(|(a, b)| a == b).count();
+        }
+        for loose in of_tree.iter_mut() {
+            let own = &key(loose)[common..];
+            let mut head = [0; 8];
+            let length = own.len().min(head.len());
+            head[..length].copy_from_slice(&own[..length]);
+            loose.head = u64::from_be_bytes(head);
+        }
+        of_tree.sort_unstable_by(|a, b| a.head.cmp(&b.head).then_with(|| key(a).cmp(key(b))));
+    }
 }
 
 /// The newest version of the key of a node.
@@ -315,25 +339,17 @@ impl List {
         }
         // Whoever holds it may have taken nodes and not linked them yet.
         let mut fingers = self.order.lock();
-        let mut loose = Vec::new();
+        let mut loose = Vec::with_capacity(self.unlinked.load(Ordering::Relaxed));
         let mut next = self.loose.swap(ptr::null_mut(), Ordering::Acquire);
         while let Some(node) = NonNull::new(next) {
             // SAFETY: a loose node; nodes stay.
-            let Key { tree, key } = unsafe { key_of(node.as_ptr()) };
-            let mut head = [0; 8];
-            let length = key.len().min(head.len());
-            head[..length].copy_from_slice(&key[..length]);
-            let head = u64::from_be_bytes(head);
+            let Key { tree, .. } = unsafe { key_of(node.as_ptr()) };
+            let head = 0;
             loose.push(Loose { tree, head, node });
             // SAFETY: every node has a level 0.
             next = unsafe { self.link(node.as_ptr(), 0) }.load(Ordering::Relaxed);
         }
-        // SAFETY: nodes of this list.
-        let key = |loose: &Loose| unsafe { key_of(loose.node.as_ptr()) };
-        loose.sort_unstable_by(|a, b| {
-            let heads = (a.tree, a.head).cmp(&(b.tree, b.head));
-            heads.then_with(|| key(a).cmp(&key(b)))
-        });
+        sort(&mut loose);
         for Loose { node, .. } in &loose {
             // SAFETY: taken off the chain by this thread, and in no other list.
             unsafe { fingers.link_in(self, *node) };

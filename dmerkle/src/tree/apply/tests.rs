@@ -261,3 +261,38 @@ fn fences_that_disagree_are_corrupt() {
         assert_eq!(applied.is_err(), touched, "key {key}");
     }
 }
+
+/// A disk answers later than memory: what an apply reads has to be on its way before it is needed.
+/// Leaves of four large entries overflow at nearly every insert, and then their neighbour is read.
+#[test]
+fn nearly_every_leaf_is_named_before_it_is_read() {
+    let geometry = Geometry {
+        leaf_order: 0,
+        ..Geometry::default()
+    };
+    let mut memory = Memory::new(geometry);
+    let key = |number: u32| number.wrapping_mul(0x9e37_79b1).to_be_bytes().to_vec();
+    let puts = |numbers: core::ops::Range<u32>| -> Ops {
+        numbers
+            .map(|number| (key(number), Some(body(&[7; 1000]))))
+            .collect()
+    };
+    let mut root = memory.apply(1, Root::EMPTY, &puts(0..12_000)).root;
+    for (generation, numbers) in [(2, 12_000..13_000), (3, 13_000..13_100)] {
+        let changed = numbers.len();
+        memory.reads = 0;
+        root = memory.apply(generation, root, &puts(numbers)).root;
+        let unnamed = core::mem::take(&mut memory.unnamed_leaves);
+        assert!(memory.reads > changed, "a leaf for each, and branches");
+        assert!(
+            unnamed * 20 <= memory.reads,
+            "{unnamed} of {}",
+            memory.reads
+        );
+        assert!(
+            memory.named.len() < 3 * memory.reads,
+            "what is named is mostly read"
+        );
+        memory.named.clear();
+    }
+}

@@ -1,0 +1,64 @@
+//! Goal: the cache holds what readers want, whatever checkpoints do beside them.
+
+#![expect(clippy::unwrap_used, reason = "a panic here is the report")]
+
+mod common;
+
+use common::{folder, small, value};
+use engine::{Durability, Store, Tree};
+
+const KEYS: u32 = 12_000;
+
+fn put(store: &Store, tree: &Tree, numbers: impl Iterator<Item = u32>, round: u32) {
+    for number in numbers {
+        let mut batch = store.batch();
+        batch.put(tree, &key(number), value(number + round, 100));
+        store.commit(batch, Durability::Buffered).unwrap();
+    }
+    store.checkpoint().unwrap();
+}
+
+fn key(number: u32) -> Vec<u8> {
+    number.wrapping_mul(0x9e37_79b1).to_be_bytes().to_vec()
+}
+
+fn read_all(tree: &Tree, round: impl Fn(u32) -> u32) {
+    for number in 0..KEYS {
+        let found = tree.get(&key(number)).unwrap();
+        assert_eq!(found, Some(value(number + round(number), 100)));
+    }
+}
+
+#[test]
+fn readers_find_after_a_checkpoint_what_they_had_in_the_cache_before_it() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    put(&store, &tree, 0..KEYS, 0);
+    read_all(&tree, |_| 0);
+    let before = store.stats();
+    put(&store, &tree, (0..KEYS).step_by(50), 1);
+    read_all(&tree, |number| u32::from(number % 50 == 0));
+    let after = store.stats();
+    assert!(after.node_written_bytes > before.node_written_bytes);
+    assert_eq!(after.cache_misses, before.cache_misses);
+}
+
+#[test]
+fn what_only_a_checkpoint_reads_does_not_fill_the_cache() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    put(&store, &tree, 0..KEYS, 0);
+    let all = store.stats().cache_bytes;
+    store.close().unwrap();
+    drop(tree);
+
+    let store = Store::open(&path, &small()).unwrap();
+    let tree = store.tree(b"t").unwrap();
+    put(&store, &tree, (0..KEYS).step_by(50), 1);
+    let left = store.stats().cache_bytes;
+    assert!(left * 5 < all, "{left} of {all}: branches alone");
+    read_all(&tree, |number| u32::from(number % 50 == 0));
+    assert!(store.stats().cache_bytes > 5 * left, "readers fill it");
+}
