@@ -55,6 +55,13 @@ impl NodeCache {
         self.nodes.insert(key_of(pointer), Arc::clone(node));
     }
 
+    /// Makes room where these nodes were.
+    pub(crate) fn forget(&self, pointers: &[Pointer]) {
+        for pointer in pointers {
+            self.nodes.remove(&key_of(pointer));
+        }
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.nodes.weight()
     }

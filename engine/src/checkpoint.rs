@@ -520,21 +520,22 @@ impl Running {
                 retired.insert(*run, false);
             }
         }
-        for run in self
-            .ground
-            .retired_nodes
-            .iter()
-            .chain(&self.ground.retired_extents)
-        {
-            retired.insert(*run, true);
-        }
+        let extents = self.ground.retired_extents.iter().copied();
+        retired.extend(
+            self.ground
+                .retired_blocks()
+                .chain(extents)
+                .map(|run| (run, true)),
+        );
         retired.into_iter().collect()
     }
 
     /// Units of all trees' nodes, after those that the last superblock counted.
     fn node_units(&self, before: u64) -> u64 {
-        let units = |runs: &[Run]| runs.iter().map(|run| u64::from(run.units)).sum::<u64>();
-        (before + units(&self.ground.placed)).saturating_sub(units(&self.ground.retired_nodes))
+        let units = |run: Run| u64::from(run.units);
+        let placed: u64 = self.ground.placed.iter().copied().map(units).sum();
+        let retired: u64 = self.ground.retired_blocks().map(units).sum();
+        (before + placed).saturating_sub(retired)
     }
 
     /// Units of values that the new roots do not reach.
@@ -584,6 +585,7 @@ impl Running {
         core.moved.notify_all();
         drop(queue);
         drop(state);
+        core.cache.forget(&self.ground.retired_nodes);
     }
 }
 

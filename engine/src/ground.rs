@@ -4,7 +4,8 @@
 //!
 //! A checkpoint does not say what readers want. So a leaf that it reads from the disk does not come
 //! into the cache, and a new one stands there from the start if one of the last that were opened
-//! before it did (it is made of one of those), or if there was none. Every branch does.
+//! before it did (it is made of one of those), or if there was none. Every branch does. What was
+//! retired leaves the cache when the new base is published: who still reads the old one is rare.
 
 use crate::cache::{CachedNode, read_node, verify_node};
 use crate::coming::Coming;
@@ -27,7 +28,7 @@ const LAST_LEAVES: u8 = 0b11;
 #[derive(Default)]
 pub(crate) struct NewNodes {
     pub(crate) placed: Vec<Run>,
-    pub(crate) retired_nodes: Vec<Run>,
+    pub(crate) retired_nodes: Vec<Pointer>,
     pub(crate) retired_extents: Vec<Run>,
     coming: Coming,
     /// Whether each of the last leaves that were read was not in the cache, a bit each.
@@ -104,10 +105,7 @@ impl Ground for CheckpointGround<'_> {
     }
 
     fn retire_node(&mut self, pointer: &Pointer) {
-        self.writes.retired_nodes.push(Run {
-            start: pointer.block,
-            units: pointer.order.units(),
-        });
+        self.writes.retired_nodes.push(*pointer);
     }
 
     fn retire_extent(&mut self, run: Run) {
@@ -119,6 +117,14 @@ impl NewNodes {
     /// Another tree begins, of which no leaf was read yet.
     pub(crate) fn begin(&mut self) {
         self.unwanted = 0;
+    }
+
+    /// The blocks of the nodes that were retired.
+    pub(crate) fn retired_blocks(&self) -> impl Iterator<Item = Run> + '_ {
+        self.retired_nodes.iter().map(|pointer| Run {
+            start: pointer.block,
+            units: pointer.order.units(),
+        })
     }
 
     /// Sends the gathered nodes off, neighbours in one go.

@@ -7,8 +7,8 @@
 //! - a commit: `write` encodes, `queue` orders, `lead` writes and flushes, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`; one that never waits:
 //!   `answers`; many at once: `many`;
-//! - a checkpoint: `checkpoint`, with `space` and [`alloc`] below it; `medium` moves values of a few
-//!   KiB from the log to extents;
+//! - a checkpoint: `checkpoint` on the `ground`, to which nodes are `coming` ahead, with `space` and
+//!   [`alloc`] below it; `medium` moves values of a few KiB from the log to extents;
 //! - an opening: `recovery`, with `replay` for the log; a creation: `creation`;
 //! - a store that looks at itself: `verify`, over `scrub` and `units`; that copies itself: `backup`;
 //! - the disk: [`io`]; time and chance: [`world`]; the threads, which decide nothing: `threads`.

@@ -42,6 +42,8 @@ fn readers_find_after_a_checkpoint_what_they_had_in_the_cache_before_it() {
     let after = store.stats();
     assert!(after.node_written_bytes > before.node_written_bytes);
     assert_eq!(after.cache_misses, before.cache_misses);
+    let grown = after.cache_bytes.saturating_sub(before.cache_bytes);
+    assert!(grown * 20 < before.cache_bytes, "{grown}: old leaves left");
 }
 
 #[test]

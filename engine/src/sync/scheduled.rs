@@ -259,6 +259,11 @@ impl<K: Eq, V: Clone, W: Weighter<K, V>> Cache<K, V, W> {
         }
     }
 
+    pub(crate) fn remove(&self, key: &K) {
+        self.point.load(atomic::Ordering::SeqCst);
+        self.held().entries.retain(|(other, ..)| other != key);
+    }
+
     pub(crate) fn weight(&self) -> u64 {
         self.held().weight()
     }
