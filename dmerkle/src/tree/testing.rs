@@ -1,7 +1,7 @@
 //! A ground in memory, for tests: blocks are never given out twice, what is read was written,
 //! and what is retired was there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::check::{Check, Named, Report};
@@ -31,10 +31,10 @@ pub(crate) struct Memory {
     pub extents: BTreeMap<BlockId, u32>,
     pub next: u64,
     pub reads: usize,
-    /// Blocks that somebody said to need soon.
-    pub named: BTreeSet<BlockId>,
-    /// Leaves read that were not among them.
-    pub unnamed_leaves: usize,
+    /// Blocks that somebody said to need soon, and the reads before that.
+    pub named: BTreeMap<BlockId, usize>,
+    /// Leaves read that were not among them, or less than three reads before.
+    pub late_leaves: usize,
     pub retired_nodes: Vec<Pointer>,
     pub retired_extents: Vec<Run>,
     pub written: Vec<BlockId>,
@@ -60,8 +60,8 @@ impl Memory {
             extents: BTreeMap::new(),
             next: geometry.data_start().0,
             reads: 0,
-            named: BTreeSet::new(),
-            unnamed_leaves: 0,
+            named: BTreeMap::new(),
+            late_leaves: 0,
             retired_nodes: Vec::new(),
             retired_extents: Vec::new(),
             written: Vec::new(),
@@ -229,14 +229,16 @@ impl Source for Memory {
         self.reads += 1;
         let bytes = Arc::clone(self.nodes.get(&pointer.block).expect("it was written"));
         let node = Node::decode(Bytes(bytes), pointer, tree).map(Arc::new)?;
-        let unnamed = node.is_leaf() && !self.named.contains(&pointer.block);
-        self.unnamed_leaves += usize::from(unnamed);
+        let named = self.named.get(&pointer.block);
+        let in_time = named.is_some_and(|before| before + 3 < self.reads);
+        self.late_leaves += usize::from(node.is_leaf() && !in_time);
         Ok(node)
     }
 
     fn prefetch(&mut self, _: TreeId, pointers: &[Pointer]) {
-        self.named
-            .extend(pointers.iter().map(|pointer| pointer.block));
+        for pointer in pointers {
+            self.named.entry(pointer.block).or_insert(self.reads);
+        }
     }
 }
 
