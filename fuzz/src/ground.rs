@@ -259,7 +259,9 @@ impl Ground for Memory {
 
     fn write(&mut self, _: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Corrupt> {
         let bytes = Arc::new(bytes);
-        let before = self.nodes.insert(pointer.block, Block { bytes, read: None });
+        let before = self
+            .nodes
+            .insert(pointer.block, Block { bytes, read: None });
         assert!(before.is_none(), "a block is written twice");
         Ok(())
     }
