@@ -57,6 +57,9 @@ impl NodeCache {
 
     /// Makes room where these nodes were.
     pub(crate) fn forget(&self, pointers: &[Pointer]) {
+        if races(Race::CacheByBlock) {
+            return;
+        }
         for pointer in pointers {
             self.nodes.remove(&key_of(pointer));
         }

@@ -12,6 +12,7 @@ use crate::coming::Coming;
 use crate::core::Core;
 use crate::error::Error;
 use crate::io::{AlignedBuf, Writes};
+use crate::planted::{Race, races};
 use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{Ground, Source};
 use dmerkle::{BlockId, Order, Run, TreeId};
@@ -90,7 +91,8 @@ impl Ground for CheckpointGround<'_> {
     }
 
     fn write(&mut self, level: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Error> {
-        if level > 0 || self.writes.unwanted & LAST_LEAVES != LAST_LEAVES {
+        let wanted = level > 0 || self.writes.unwanted & LAST_LEAVES != LAST_LEAVES;
+        if wanted && !races(Race::CacheByBlock) {
             let copy = AlignedBuf::copy_of(&bytes);
             let node = verify_node(copy, self.tree, pointer)?;
             self.core.cache.insert(pointer, &node);

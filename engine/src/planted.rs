@@ -157,7 +157,7 @@ pub(crate) enum Race {
     TwoLeaders,
     /// A snapshot's state and its LSN are taken without looking whether they belong together.
     TornView,
-    /// The cache knows a node by its block alone.
+    /// The cache knows a node by its block alone, and is not told what a checkpoint replaces.
     CacheByBlock,
     /// A reader keeps the topmost node that it met with the newest base, not with its own.
     TopOfNewest,
