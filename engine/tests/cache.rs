@@ -6,8 +6,17 @@ mod common;
 
 use common::{folder, small, value};
 use engine::{Durability, Store, Tree};
+use std::path::Path;
 
 const KEYS: u32 = 12_000;
+
+/// A store with all keys in its tree `t`, round 0.
+fn filled(path: &Path) -> (Store, Tree) {
+    let store = Store::create(path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    put(&store, &tree, 0..KEYS, 0);
+    (store, tree)
+}
 
 fn put(store: &Store, tree: &Tree, numbers: impl Iterator<Item = u32>, round: u32) {
     for number in numbers {
@@ -32,9 +41,7 @@ fn read_all(tree: &Tree, round: impl Fn(u32) -> u32) {
 #[test]
 fn readers_find_after_a_checkpoint_what_they_had_in_the_cache_before_it() {
     let (_dir, path) = folder();
-    let store = Store::create(&path, &small()).unwrap();
-    let tree = store.create_tree(b"t").unwrap();
-    put(&store, &tree, 0..KEYS, 0);
+    let (store, tree) = filled(&path);
     read_all(&tree, |_| 0);
     let before = store.stats();
     put(&store, &tree, (0..KEYS).step_by(50), 1);
@@ -49,9 +56,7 @@ fn readers_find_after_a_checkpoint_what_they_had_in_the_cache_before_it() {
 #[test]
 fn what_only_a_checkpoint_reads_does_not_fill_the_cache() {
     let (_dir, path) = folder();
-    let store = Store::create(&path, &small()).unwrap();
-    let tree = store.create_tree(b"t").unwrap();
-    put(&store, &tree, 0..KEYS, 0);
+    let (store, tree) = filled(&path);
     let all = store.stats().cache_bytes;
     store.close().unwrap();
     drop(tree);

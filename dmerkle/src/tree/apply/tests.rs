@@ -263,8 +263,8 @@ fn fences_that_disagree_are_corrupt() {
 }
 
 /// A disk answers later than memory: what an apply reads has to be on its way some reads before it
-/// is needed.
-/// Leaves of four large entries overflow at nearly every insert, and then their neighbour is read.
+/// is needed. Leaves of four large entries overflow at nearly every insert, and then their neighbour
+/// is read.
 #[test]
 fn nearly_every_leaf_is_named_some_reads_before_its_own() {
     let geometry = Geometry {
