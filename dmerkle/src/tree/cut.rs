@@ -134,7 +134,7 @@ impl<B: AsRef<[u8]>> Cuts<'_, B> {
             Some(self.block(first) + self.block(second) + small)
         };
         let share = |part: usize, whole: usize| {
-            let cut = self.entries.index_at(self.entries.bytes() / whole * part);
+            let cut = self.entries.index_at(self.entries.bytes() * part / whole);
             cut.clamp(1, count - 1)
         };
         let mut other = self.limits.unit;

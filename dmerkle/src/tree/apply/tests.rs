@@ -178,6 +178,30 @@ fn a_change_costs_its_path() {
 }
 
 #[test]
+fn a_full_leaf_that_overflows_takes_the_smallest_block_more() {
+    let geometry = Geometry {
+        regions_max: 1 << 16,
+        ..Geometry::default()
+    };
+    let mut memory = Memory::new(geometry);
+    let put = |n: u32| (format!("{n:09}").into_bytes(), Some(body(&[7; 150])));
+    let even: Ops = (0..10_000).map(|n| put(2 * n)).collect();
+    let first = memory.apply(1, Root::EMPTY, &even);
+    let before = memory.check(&first.root, 1).node_bytes;
+    // A few leaves apart from each other, each with one entry more than it holds.
+    let added: Ops = (1..20).map(|n| put(1000 * n + 1)).collect();
+    let second = memory.apply(2, first.root, &added);
+    let after = memory.check(&second.root, 2).node_bytes;
+    let smallest = u64::from(geometry.unit_bytes);
+    assert!(before < after, "some overflow");
+    assert!(
+        after - before <= 19 * smallest,
+        "{} bytes for 19 leaves",
+        after - before
+    );
+}
+
+#[test]
 fn an_error_anywhere_is_handed_on_and_leaves_the_old_tree_whole() {
     let mut memory = Memory::new(Geometry {
         regions_max: 1 << 16,
