@@ -3,7 +3,7 @@
 //! While the store is in use a hole costs twice: the punch, and the `fallocate` and the slower write
 //! when the space is wanted again. So only long free runs go, and only what was written since the
 //! opening. At rest the shorter ones go too, and what was free at the opening and may be backed or
-//! not: of values with a median of 60 KB, every second byte that is deleted lies in a run below
+//! not, and what nodes left in their clusters: of values with a median of 60 KB, every second byte that is deleted lies in a run below
 //! 256 KiB.
 //!
 //! Invariants:
@@ -171,6 +171,9 @@ impl Inner {
                 wanted,
                 ..Sweep::default()
             };
+            if thrift == Thrift::AtRest {
+                self.allocator.dissolve_clusters();
+            }
         }
         let Some(kind) = passes.get(sweep.pass).copied() else {
             return Claim::None;

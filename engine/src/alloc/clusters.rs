@@ -8,6 +8,10 @@
 //! - A cluster's units are aligned to its size, and none of them is in the free runs.
 //! - A cluster stands in the index of exactly the largest order that it can still hand out.
 //!
+//! A node that is rewritten leaves a hole in its cluster, for other nodes. At rest nobody wants it,
+//! and clusters that are half holes held twice what a million entries need: then all clusters end,
+//! and what was free in them is free space as any other.
+//!
 //! Which runs are clusters is known in memory only. After opening, what older clusters hold is
 //! plain space; it comes back as its nodes are rewritten.
 

@@ -497,8 +497,9 @@ impl Allocator {
         }
     }
 
-    /// Makes what is free in clusters plain free space, and tells whether there was any.
-    fn dissolve_clusters(&mut self) -> bool {
+    /// Makes what is free in clusters plain free space, and tells whether there was any. Nodes to
+    /// come begin new ones.
+    pub fn dissolve_clusters(&mut self) -> bool {
         let free = self.clusters.dissolve();
         for &span in &free {
             self.free.give(span);

@@ -44,6 +44,8 @@ enum Step {
     Back(u64, u32),
     BackNext(u32),
     Punch(u32, bool),
+    /// Clusters end; what their nodes have stays.
+    Dissolve,
     Reopen,
 }
 
@@ -64,6 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<u64>(), 1u32..100).prop_map(|(at, units)| Step::Back(at, units)),
         1 => (1u32..100).prop_map(Step::BackNext),
         2 => (1u32..40, any::<bool>()).prop_map(|(units, backed)| Step::Punch(units, backed)),
+        1 => Just(Step::Dissolve),
         1 => Just(Step::Reopen),
     ]
 }
@@ -283,6 +286,9 @@ impl World {
             }
             Step::Punch(units, true) => self.punch(units, Punchable::Backed),
             Step::Punch(units, false) => self.punch(units, Punchable::Doubtful),
+            Step::Dissolve => {
+                self.allocator.dissolve_clusters();
+            }
             Step::Reopen => self.reopen(),
         }
     }
