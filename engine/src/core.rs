@@ -474,7 +474,7 @@ impl Core {
         let state = self.state.load();
         for table in state.memtables() {
             ops += table.ops();
-            bytes += table.bytes();
+            bytes += table.data_bytes();
         }
         let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
         let added = 2 * geometry.units_for(bytes);
@@ -567,7 +567,7 @@ impl Core {
     /// Whether ring, memtable or the values that a checkpoint would let go want one.
     pub(crate) fn checkpoint_presses(&self, queue: &Queue, state: &State) -> bool {
         queue.used() * 5 > self.identity.geometry.ring_bytes * 2
-            || state.active.bytes() > self.options.memtable_bytes
+            || (state.active.bytes() > self.options.memtable_bytes && !state.active.is_empty())
             || self.turnover.is_due(state.active.extent_units())
     }
 
@@ -593,6 +593,8 @@ impl Core {
     /// Freezes all memtables at one LSN: what joined before is in the frozen one, the rest of
     /// the log is the next base's.
     pub(crate) fn freeze(&self) -> Frozen {
+        // Made before anybody has to wait for it. Who freezes is one, so the active one stays.
+        let successor = Arc::new(self.state.load().active.successor());
         let mut queue = self.queue.lock();
         queue.close_open();
         let log_start = queue.head();
@@ -600,7 +602,7 @@ impl Core {
         assert!(state.frozen.is_none(), "one checkpoint at a time");
         let next = Arc::new(State {
             base: Arc::clone(&state.base),
-            active: Arc::new(Memtable::new()),
+            active: successor,
             frozen: Some(Arc::clone(&state.active)),
         });
         self.registry.publish(&next);

@@ -18,11 +18,18 @@ pub(crate) use list::Place;
 
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use chunks::Spare;
 use dmerkle::format::body::BodyRef;
 use dmerkle::{Geometry, Lsn, Run, Sum, TreeId};
 use list::{List, VersionRef};
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+/// So many keys of a batch are on their way from memory while one is inserted.
+const AHEAD: usize = 8;
+
+/// The table of keys that a memtable begins with takes at most this part of what may be spare.
+const TABLE_PART: u64 = 4;
 
 /// A key of a tree; ordered by tree, then key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,6 +86,7 @@ pub(crate) struct Probe<'a> {
 /// Newer operations of all trees, of one stretch of the log.
 pub(crate) struct Memtable {
     keys: List,
+    spare: Arc<Spare>,
     ops: AtomicU64,
     /// Units of the extents that all operations inserted name.
     extent_units: AtomicU64,
@@ -86,9 +94,22 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    pub(crate) fn new() -> Self {
+    /// A first memtable. Its successors use the memory of those that are gone again: at most
+    /// `spare_bytes_max` bytes of it wait for that.
+    pub(crate) fn new(spare_bytes_max: u64) -> Self {
+        Self::with_spare(&Arc::new(Spare::new(spare_bytes_max)), 0)
+    }
+
+    /// The one that follows this one, with room for as many keys.
+    pub(crate) fn successor(&self) -> Self {
+        Self::with_spare(&self.spare, self.keys.len())
+    }
+
+    fn with_spare(spare: &Arc<Spare>, keys: usize) -> Self {
+        let table_bytes_max = spare.bytes_max() / TABLE_PART;
         Self {
-            keys: List::new(),
+            keys: List::new(spare, keys, table_bytes_max),
+            spare: Arc::clone(spare),
             ops: AtomicU64::new(0),
             extent_units: AtomicU64::new(0),
             superseded: Mutex::new(Vec::new()),
@@ -102,6 +123,16 @@ impl Memtable {
     /// Bytes of memory in use.
     pub(crate) fn bytes(&self) -> u64 {
         self.keys.bytes()
+    }
+
+    /// Those that operations take, whatever finds them: no less than what they take in leaves.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.keys.data_bytes()
+    }
+
+    /// Gives memory back that was kept for successors.
+    pub(crate) fn give_back(&self) {
+        self.spare.clear();
     }
 
     /// Operations inserted.
@@ -132,12 +163,20 @@ impl Memtable {
     ) {
         let mut writer = self.keys.writer();
         let (mut inserted, mut extent_units) = (0, 0);
-        for (key, op) in ops {
+        let mut ops = ops.map(|(key, op)| (self.keys.announce(key), key, op));
+        let mut announced: [Option<(u32, Key<'a>, OpRef<'a>)>; AHEAD] = [const { None }; AHEAD];
+        for (slot, op) in announced.iter_mut().zip(&mut ops) {
+            *slot = Some(op);
+        }
+        let mut at = 0;
+        while let Some((hash, key, op)) = std::mem::replace(&mut announced[at % AHEAD], ops.next())
+        {
+            at += 1;
             extent_units += op
                 .runs(geometry)
                 .map(|run| u64::from(run.units))
                 .sum::<u64>();
-            let head = writer.seek(key);
+            let head = writer.seek(key, hash);
             assert!(
                 head.is_none_or(|head| head.lsn() < lsn),
                 "versions are inserted in the order of their LSNs"

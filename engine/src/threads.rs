@@ -166,6 +166,9 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
                 let _ = core.cover();
             }
             idle_at = issued;
+            if idle_rounds >= REST_ROUNDS {
+                core.state.load().active.give_back();
+            }
         }
         if core.options.punch {
             punch(core, stop, idle_rounds);

@@ -15,11 +15,21 @@ const LINE_BYTES: usize = 64;
 pub(crate) fn fetch(bytes: &[u8]) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     for line in bytes.chunks(LINE_BYTES) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: the instruction is in every x86-64 processor; it faults on no address and changes
-        // nothing but what the caches hold.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        fetch_place(&line[0]);
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = bytes;
+}
+
+/// Asks for the cache line in which something begins.
+pub(crate) fn fetch_place<T>(place: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: the instruction is in every x86-64 processor; it faults on no address and changes
+        // nothing but what the caches hold.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = place;
 }

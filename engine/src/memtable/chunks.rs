@@ -4,10 +4,16 @@
 //! A chunk is twice as long as the one before, so that a small memtable is cheap and a large one
 //! has few; the longest are mapped, of huge pages where the kernel has them, and leave nothing
 //! behind in malloc's heap.
+//!
+//! Mapped chunks of a memtable that is gone are [`Spare`] for those to come: a load spent a quarter
+//! of its writer's time on fresh pages, which the kernel clears. It may take spare ones back
+//! whenever it needs memory.
 
-use memmap2::{Advice, MmapMut};
+use crate::sync::Mutex;
+use memmap2::{Advice, MmapMut, UncheckedAdvice};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// What everything taken is aligned to.
 pub(super) const ALIGN: usize = 16;
@@ -23,10 +29,7 @@ const MAPPED_BYTES_MIN: usize = 256 << 10;
 
 enum Chunk {
     Heap(NonNull<u8>, Layout),
-    /// Held, to be unmapped.
-    Mapped {
-        _map: MmapMut,
-    },
+    Mapped(MmapMut),
 }
 
 // SAFETY: a heap chunk is memory without an owner among threads, as a mapped one is.
@@ -34,15 +37,13 @@ unsafe impl Send for Chunk {}
 
 impl Chunk {
     /// A chunk of `bytes` bytes, and where it begins.
-    fn new(bytes: usize) -> (Self, NonNull<u8>) {
+    fn new(bytes: usize, spare: &Spare) -> (Self, NonNull<u8>) {
         if bytes >= MAPPED_BYTES_MIN
             && !cfg!(miri)
-            && let Ok(mut map) = MmapMut::map_anon(bytes)
+            && let Some(mut map) = spare.take(bytes).or_else(|| map(bytes))
         {
-            // A refusal leaves small pages.
-            let _ = map.advise(Advice::HugePage);
             let start = NonNull::new(map.as_mut_ptr()).expect("a map is somewhere");
-            return (Self::Mapped { _map: map }, start);
+            return (Self::Mapped(map), start);
         }
         let layout = Layout::from_size_align(bytes, ALIGN).expect("far below the address space");
         // SAFETY: the layout has a size.
@@ -52,18 +53,61 @@ impl Chunk {
     }
 }
 
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        if let Self::Heap(start, layout) = self {
-            // SAFETY: allocated in `new` with this layout, and dropped once.
-            unsafe { dealloc(start.as_ptr(), *layout) };
+/// Fresh memory.
+fn map(bytes: usize) -> Option<MmapMut> {
+    let map = MmapMut::map_anon(bytes).ok()?;
+    // A refusal leaves small pages.
+    let _ = map.advise(Advice::HugePage);
+    Some(map)
+}
+
+/// Mapped chunks that nobody uses, for the memtables of one store.
+pub(super) struct Spare {
+    maps: Mutex<Vec<MmapMut>>,
+    bytes_max: usize,
+}
+
+impl Spare {
+    /// Nothing yet, and never more than `bytes_max` bytes.
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self {
+            maps: Mutex::new(Vec::new()),
+            bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
         }
+    }
+
+    pub(super) fn bytes_max(&self) -> u64 {
+        self.bytes_max as u64
+    }
+
+    fn take(&self, bytes: usize) -> Option<MmapMut> {
+        let mut maps = self.maps.lock();
+        let nth = maps.iter().rposition(|map| map.len() == bytes)?;
+        Some(maps.swap_remove(nth))
+    }
+
+    fn give(&self, map: MmapMut) {
+        // SAFETY: nobody looks at what it holds any more, and who takes it writes before reading.
+        // Where the kernel knows no such advice the pages stay, which is as good.
+        let _ = unsafe { map.unchecked_advise(UncheckedAdvice::Free) };
+        let mut maps = self.maps.lock();
+        let held: usize = maps.iter().map(|map| map.len()).sum();
+        if map.len() <= self.bytes_max.saturating_sub(held) {
+            maps.push(map);
+        }
+    }
+
+    /// Gives everything back to the system.
+    pub(super) fn clear(&self) {
+        let maps = std::mem::take(&mut *self.maps.lock());
+        drop(maps);
     }
 }
 
 /// The chunks of one memtable.
 pub(super) struct Chunks {
     chunks: Vec<Chunk>,
+    spare: Arc<Spare>,
     /// The free rest of the newest shared chunk.
     rest: Option<(NonNull<u8>, usize)>,
     /// Bytes of the next shared chunk.
@@ -75,9 +119,10 @@ pub(super) struct Chunks {
 unsafe impl Send for Chunks {}
 
 impl Chunks {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(spare: Arc<Spare>) -> Self {
         Self {
             chunks: Vec::new(),
+            spare,
             rest: None,
             next_bytes: FIRST_BYTES,
             used: 0,
@@ -102,12 +147,12 @@ impl Chunks {
         }
         if bytes > self.next_bytes / 4 {
             // A chunk of its own: the rest of the shared one stays in use.
-            let (chunk, start) = Chunk::new(bytes);
+            let (chunk, start) = Chunk::new(bytes, &self.spare);
             self.chunks.push(chunk);
             self.used += bytes as u64;
             return start;
         }
-        let (chunk, start) = Chunk::new(self.next_bytes);
+        let (chunk, start) = Chunk::new(self.next_bytes, &self.spare);
         self.chunks.push(chunk);
         self.used += self.rest.map_or(0, |(_, left)| left as u64);
         self.rest = Some((start, self.next_bytes));
@@ -116,13 +161,29 @@ impl Chunks {
     }
 }
 
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        for chunk in self.chunks.drain(..) {
+            match chunk {
+                // SAFETY: allocated in `Chunk::new` with this layout, and dropped once.
+                Chunk::Heap(start, layout) => unsafe { dealloc(start.as_ptr(), layout) },
+                Chunk::Mapped(map) => self.spare.give(map),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn chunks() -> Chunks {
+        Chunks::new(Arc::new(Spare::new(0)))
+    }
+
     #[test]
     fn what_was_taken_keeps_its_place_and_its_bytes() {
-        let mut chunks = Chunks::new();
+        let mut chunks = chunks();
         let mut taken = Vec::new();
         let mut total = 0;
         for round in 0..200_u8 {
@@ -141,5 +202,36 @@ mod tests {
         }
         let used = chunks.used();
         assert!((total..total * 2).contains(&used), "{used} for {total}");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "nothing is mapped there")]
+    fn who_comes_next_takes_what_was_given_back_and_no_more_waits_than_it_may() {
+        let kept = 3 * CHUNK_BYTES_MAX;
+        let spare = Arc::new(Spare::new(kept as u64));
+        let held = |spare: &Spare| -> Vec<usize> {
+            let maps = spare.maps.lock();
+            maps.iter().map(|map| map.as_ptr().addr()).collect()
+        };
+        let mut first = Chunks::new(Arc::clone(&spare));
+        for _ in 0..40_000 {
+            first.take(250);
+        }
+        drop(first);
+        let before = held(&spare);
+        let bytes: usize = spare.maps.lock().iter().map(|map| map.len()).sum();
+        assert!((kept / 2..=kept).contains(&bytes), "{bytes} of {kept}");
+
+        let mut second = Chunks::new(Arc::clone(&spare));
+        for _ in 0..40_000 {
+            let start = second.take(250);
+            // SAFETY: the bytes were just taken.
+            unsafe { start.write_bytes(7, 250) };
+        }
+        assert!(held(&spare).is_empty(), "all of it is in use again");
+        drop(second);
+        assert!(held(&spare).iter().any(|map| before.contains(map)));
+        spare.clear();
+        assert!(held(&spare).is_empty());
     }
 }

@@ -12,7 +12,8 @@
 //!   probes it. Who was told of a node before it loads the table finds it.
 
 use super::chunks::{ALIGN, Chunks};
-use crate::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::io::ahead;
+use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::ptr::{self, NonNull};
 
 /// Slots of the first table.
@@ -33,8 +34,10 @@ struct Table<T> {
 /// Nodes by the hash of their keys.
 pub(super) struct Index<T> {
     table: AtomicPtr<Table<T>>,
-    /// Nodes in it. Only the writer looks.
+    /// Nodes in it.
     len: AtomicUsize,
+    /// Bytes of all tables.
+    bytes: AtomicU64,
 }
 
 impl<T> Index<T> {
@@ -42,6 +45,45 @@ impl<T> Index<T> {
         Self {
             table: AtomicPtr::new(ptr::null_mut()),
             len: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// One with room for `len` nodes, in a table of at most `bytes_max` bytes.
+    pub(super) fn with_room(len: usize, bytes_max: u64, chunks: &mut Chunks) -> Self {
+        let index = Self::new();
+        let slots = (2 * len).next_power_of_two();
+        let bytes = slots * size_of::<Slot<T>>();
+        if slots > FIRST_SLOTS && bytes as u64 <= bytes_max {
+            let table = index.empty(slots, chunks);
+            index.table.store(table.as_ptr(), Ordering::Release);
+        }
+        index
+    }
+
+    /// A table without nodes.
+    fn empty(&self, slots: usize, chunks: &mut Chunks) -> NonNull<Table<T>> {
+        let before = chunks.used();
+        let table = Table::empty(slots, chunks);
+        let bytes = chunks.used() - before;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        table
+    }
+
+    /// Bytes that its tables take, those too that a longer one replaced.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Nodes in it.
+    pub(super) fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Says that a hash will be looked for.
+    pub(super) fn announce(&self, hash: u32) {
+        if let Some(table) = self.table() {
+            ahead::fetch_place(table.slot(hash as usize));
         }
     }
 
@@ -88,7 +130,7 @@ impl<T> Index<T> {
             Some(table) if 2 * len <= table.mask + 1 => table.add(node.as_ptr(), hash),
             shorter => {
                 let slots = shorter.map_or(FIRST_SLOTS, |table| 2 * (table.mask + 1));
-                let place = Table::empty(slots, chunks);
+                let place = self.empty(slots, chunks);
                 // SAFETY: just made.
                 let table = unsafe { place.as_ref() };
                 for slot in shorter.into_iter().flat_map(Table::slots) {
@@ -156,7 +198,9 @@ const _: () = assert!(ALIGN.is_power_of_two() && TAG.count_ones() < u32::BITS);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memtable::chunks::Spare;
     use std::collections::HashMap;
+    use std::sync::Arc;
 
     #[repr(align(16))]
     struct Node {
@@ -170,7 +214,7 @@ mod tests {
     fn every_node_is_found_and_no_other_one_whatever_their_hashes() {
         let keys: u64 = if cfg!(miri) { 60 } else { 3000 };
         for crowd in [1, 3, 64, u32::MAX] {
-            let (index, mut chunks) = (Index::<Node>::new(), Chunks::new());
+            let (index, mut chunks) = (Index::<Node>::new(), Chunks::new(Arc::new(Spare::new(0))));
             let hash = |key: u64| {
                 let hash = u32::try_from(key).unwrap().wrapping_mul(0x9e37_79b1) % crowd;
                 if key < keys / 2 {

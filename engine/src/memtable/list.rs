@@ -26,7 +26,7 @@
 //!   head), or that key's node itself.
 //! - A commit never waits for who walks: the writer's lock is not taken to link.
 
-use super::chunks::{ALIGN, Chunks};
+use super::chunks::{ALIGN, Chunks, Spare};
 use super::index::Index;
 use super::{Key, OpRef};
 use crate::planted::{Race, races};
@@ -37,6 +37,7 @@ use dmerkle::{Lsn, Sum, TreeId};
 use std::hash::{BuildHasher, Hasher};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 /// Levels at most: each has a quarter of the nodes of the one below.
 const HEIGHT_MAX: usize = 12;
@@ -231,18 +232,21 @@ unsafe fn newest_of<'a>(node: *const Node) -> VersionRef<'a> {
 }
 
 impl List {
-    pub(super) fn new() -> Self {
+    /// A list of memory that others gave back, with room for so many keys in a table of at most
+    /// so many bytes; more grow it.
+    pub(super) fn new(spare: &Arc<Spare>, keys: usize, table_bytes_max: u64) -> Self {
+        let mut chunks = Chunks::new(Arc::clone(spare));
         Self {
+            index: Index::with_room(keys, table_bytes_max, &mut chunks),
+            bytes: AtomicU64::new(chunks.used()),
             number: LISTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             hasher: HashState::default(),
-            index: Index::new(),
             head: [const { Link::new(ptr::null_mut()) }; HEIGHT_MAX],
             height: AtomicUsize::new(1),
             loose: Link::new(ptr::null_mut()),
             unlinked: AtomicUsize::new(0),
-            bytes: AtomicU64::new(0),
             writer: Mutex::new(Hand {
-                chunks: Chunks::new(),
+                chunks,
                 hash: 0,
                 last: ptr::null(),
                 draws: 0x9e37_79b9_7f4a_7c15,
@@ -254,9 +258,19 @@ impl List {
         }
     }
 
+    /// How many keys it has.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
     /// Bytes of memory in use.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that nodes and versions take.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.bytes().saturating_sub(self.index.bytes())
     }
 
     /// The link of a node, or of the head, at a level.
@@ -318,6 +332,13 @@ impl List {
     fn node(&self, place: Place) -> *const Node {
         assert_eq!(place.list, self.number, "a place is of one list");
         place.node.as_ptr().cast_const().cast()
+    }
+
+    /// The hash of a key that will be sought, the way to which begins now.
+    pub(super) fn announce(&self, key: Key<'_>) -> u32 {
+        let hash = self.hash(key);
+        self.index.announce(hash);
+        hash
     }
 
     fn hash(&self, key: Key<'_>) -> u32 {
@@ -414,10 +435,11 @@ impl List {
 }
 
 impl<'a> Writer<'a> {
-    /// Goes to a key: its newest version, if it is there. [`Writer::push`] is for this key then.
-    pub(super) fn seek(&mut self, key: Key<'_>) -> Option<VersionRef<'a>> {
-        self.hand.hash = self.list.hash(key);
-        self.hand.last = self.list.node_of(key, self.hand.hash);
+    /// Goes to a key, whose hash is this: its newest version, if it is there. [`Writer::push`] is for
+    /// this key then.
+    pub(super) fn seek(&mut self, key: Key<'_>, hash: u32) -> Option<VersionRef<'a>> {
+        self.hand.hash = hash;
+        self.hand.last = self.list.node_of(key, hash);
         // SAFETY: a node of this list.
         (!self.hand.last.is_null()).then(|| unsafe { newest_of(self.hand.last) })
     }

@@ -36,7 +36,7 @@ fn versions(table: &Memtable) -> usize {
 
 #[test]
 fn a_reader_finds_the_newest_version_at_its_lsn() {
-    let table = Memtable::new();
+    let table = Memtable::new(1 << 20);
     for lsn in [10, 20, 30] {
         insert(&table, lsn, 0, &[]);
     }
@@ -51,9 +51,47 @@ fn a_reader_finds_the_newest_version_at_its_lsn() {
     assert!(other.found.is_none() && !other.too_new);
 }
 
+/// What finds the keys of a memtable takes so many bytes.
+fn table_bytes(table: &Memtable) -> u64 {
+    table.bytes() - table.data_bytes()
+}
+
+#[test]
+fn a_memtable_has_room_for_as_many_keys_as_the_one_before_it() {
+    let keys: u64 = if cfg!(miri) { 100 } else { 3000 };
+    let fill = |table: &Memtable| {
+        let names: Vec<_> = (0..keys).map(u64::to_be_bytes).collect();
+        let bodies: Vec<_> = (0..keys).map(|n| body(&n.to_le_bytes())).collect();
+        let ops = names
+            .iter()
+            .zip(&bodies)
+            .map(|(name, body)| (key(name), put(body)));
+        table.insert(ops, Lsn(10), Lsn(0), &|_, _| false, &Geometry::default());
+        for (name, body) in names.iter().zip(&bodies) {
+            let Some(OpRef::Put { body: found, .. }) = table.probe(key(name), Lsn(10)).found else {
+                panic!("{name:?} was put");
+            };
+            assert_eq!(found.as_bytes(), *body);
+        }
+    };
+    let first = Memtable::new(1 << 20);
+    assert_eq!(table_bytes(&first), 0);
+    fill(&first);
+    let second = first.successor();
+    let room = table_bytes(&second);
+    assert!(0 < room && room < table_bytes(&first), "one table, not all");
+    fill(&second);
+    assert_eq!(table_bytes(&second), room, "it did not grow");
+
+    // Not where that would be much of all that memtables may take.
+    let little = Memtable::new(1 << 10);
+    fill(&little);
+    assert_eq!(little.successor().bytes(), 0);
+}
+
 #[test]
 fn versions_that_nobody_sees_leave_at_insertion() {
-    let table = Memtable::new();
+    let table = Memtable::new(1 << 20);
     insert(&table, 10, 5, &[]);
     insert(&table, 20, 10, &[]);
     assert_eq!(versions(&table), 2, "10 is what readers see");
@@ -63,7 +101,7 @@ fn versions_that_nobody_sees_leave_at_insertion() {
 
 #[test]
 fn a_snapshot_keeps_its_version() {
-    let table = Memtable::new();
+    let table = Memtable::new(1 << 20);
     insert(&table, 10, 5, &[]);
     insert(&table, 20, 10, &[15]);
     insert(&table, 30, 20, &[15]);
@@ -76,7 +114,7 @@ fn a_snapshot_keeps_its_version() {
 /// visible LSN before must not take 5 for an answer.
 #[test]
 fn who_was_overtaken_is_told_although_an_older_version_is_left() {
-    let table = Memtable::new();
+    let table = Memtable::new(1 << 20);
     insert(&table, 5, 0, &[5]);
     insert(&table, 10, 5, &[5]);
     insert(&table, 20, 10, &[5]);
@@ -93,7 +131,7 @@ fn who_was_overtaken_is_told_although_an_older_version_is_left() {
 fn keys_are_walked_in_order_and_found_whatever_the_order_of_insertion() {
     let rounds: u64 = if cfg!(miri) { 8 } else { 300 };
     let mut model: BTreeMap<(TreeId, Vec<u8>), u64> = BTreeMap::new();
-    let table = Memtable::new();
+    let table = Memtable::new(1 << 20);
     let mut chance = 7_u64;
     let mut draw = |below: u64| {
         chance = chance
@@ -154,7 +192,7 @@ fn keys_are_walked_in_order_and_found_whatever_the_order_of_insertion() {
 
 #[test]
 fn readers_see_whole_nodes_while_a_writer_inserts() {
-    let table = Memtable::new();
+    let table = Memtable::new(1 << 20);
     let inserts: u64 = if cfg!(miri) { 25 } else { 20_000 };
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -193,7 +231,7 @@ fn readers_see_whole_nodes_while_a_writer_inserts() {
 #[test]
 #[should_panic(expected = "a place is of one list")]
 fn a_place_of_another_memtable_is_refused() {
-    let (one, other) = (Memtable::new(), Memtable::new());
+    let (one, other) = (Memtable::new(1 << 20), Memtable::new(1 << 20));
     insert(&one, 1, 0, &[]);
     insert(&other, 1, 0, &[]);
     let place = one.places().next().expect("it was inserted");

@@ -470,7 +470,7 @@ fn summing() {
 /// A writer adds keys to a memtable and tells of each; two walk through it.
 fn walking() {
     const KEYS: [&[u8]; 4] = [b"m", b"c", b"x", b"e"];
-    let table = Arc::new(Memtable::new());
+    let table = Arc::new(Memtable::new(1 << 20));
     let told = Arc::new(crate::sync::atomic::AtomicUsize::new(0));
     let walkers = [0, 1].map(|_| {
         let (table, told) = (Arc::clone(&table), Arc::clone(&told));
