@@ -55,6 +55,13 @@ impl NodeCache {
         self.nodes.insert(key_of(pointer), Arc::clone(node));
     }
 
+    /// The same, for a node that replaces some that readers want.
+    pub(crate) fn insert_wanted(&self, pointer: &Pointer, node: &Arc<CachedNode>) {
+        let key = key_of(pointer);
+        self.nodes.insert(key, Arc::clone(node));
+        self.nodes.get(&key);
+    }
+
     /// Makes room where these nodes were.
     pub(crate) fn forget(&self, pointers: &[Pointer]) {
         if races(Race::CacheByBlock) {

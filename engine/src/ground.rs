@@ -95,7 +95,7 @@ impl Ground for CheckpointGround<'_> {
         if wanted && !races(Race::CacheByBlock) {
             let copy = AlignedBuf::copy_of(&bytes);
             let node = verify_node(copy, self.tree, pointer)?;
-            self.core.cache.insert(pointer, &node);
+            self.core.cache.insert_wanted(pointer, &node);
         }
         let offset = self.core.identity.geometry.offset_of(pointer.block);
         self.writes.pending_bytes += bytes.len();
