@@ -419,6 +419,8 @@ impl Core {
             if queue.buffered_since_ms.is_none() {
                 queue.buffered_since_ms = Some(self.world.clock.now_ms());
                 self.log_work.notify_one();
+            } else if queue.is_worth_writing() && !queue.writing {
+                self.log_work.notify_one();
             }
             if !queue.writing_durable() {
                 self.show(queue.visible());

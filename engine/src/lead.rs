@@ -213,6 +213,10 @@ impl Core {
         stamp: Generation,
         durable: Lsn,
     ) -> Result<(), Error> {
+        if groups.len() > 1 && self.is_threaded() {
+            // All at once: nothing is durable before the flush.
+            writes = writes.or_else(|| Some(self.pool.writes()));
+        }
         for group in groups {
             let (offset, buffer) = self.encode_group(group, stamp, durable);
             let written = match &mut writes {

@@ -94,14 +94,16 @@ impl Threads {
     }
 }
 
-/// Leads whenever batches wait and nobody leads, or buffered ones have waited long enough.
+/// Leads whenever batches wait and nobody leads, or buffered ones have waited long enough or are
+/// many.
 fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
     let mut queue = core.queue.lock();
     loop {
         let due = buffered_due(core, &queue);
+        let at_once = due == Some(0) || queue.is_worth_writing();
         let waiting = queue.has_waiting() && !queue.others_gather();
-        if !queue.writing && (waiting || due == Some(0)) {
-            if due == Some(0) || core.gather(&mut queue) {
+        if !queue.writing && (waiting || at_once) {
+            if at_once || core.gather(&mut queue) {
                 // A failure poisons the store and is told to all who wait.
                 let _ = core.lead(queue);
                 queue = core.queue.lock();
