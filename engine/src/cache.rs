@@ -13,6 +13,7 @@ use dmerkle::tree::Node;
 use dmerkle::{BlockId, Corrupt, Generation, Geometry, Place, TreeId};
 use quick_cache::Weighter;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A node in memory, verified.
 pub(crate) type CachedNode = Node<AlignedBuf>;
@@ -30,6 +31,8 @@ impl Weighter<Key, Arc<CachedNode>> for ByBytes {
 
 pub(crate) struct NodeCache {
     nodes: Cache<Key, Arc<CachedNode>, ByBytes>,
+    /// Lookups that were only to say that a node is wanted, and whether it was there.
+    said: [AtomicU64; 2],
 }
 
 impl NodeCache {
@@ -39,6 +42,7 @@ impl NodeCache {
         let nodes = usize::try_from(bytes / 8192).unwrap_or(usize::MAX).max(16);
         Self {
             nodes: Cache::with_weighter(nodes, bytes, ByBytes),
+            said: Default::default(),
         }
     }
 
@@ -55,11 +59,13 @@ impl NodeCache {
         self.nodes.insert(key_of(pointer), Arc::clone(node));
     }
 
-    /// The same, for a node that replaces some that readers want.
+    /// The same, for a node that replaces some that readers want. Newcomers wait in a short queue, and
+    /// leave at its end if nobody has asked for them.
     pub(crate) fn insert_wanted(&self, pointer: &Pointer, node: &Arc<CachedNode>) {
         let key = key_of(pointer);
         self.nodes.insert(key, Arc::clone(node));
-        self.nodes.get(&key);
+        let is_there = self.nodes.get(&key).is_some();
+        self.said[usize::from(is_there)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes room where these nodes were.
@@ -77,11 +83,13 @@ impl NodeCache {
     }
 
     pub(crate) fn hits(&self) -> u64 {
-        self.nodes.hits()
+        let said = self.said[1].load(Ordering::Relaxed);
+        self.nodes.hits().saturating_sub(said)
     }
 
     pub(crate) fn misses(&self) -> u64 {
-        self.nodes.misses()
+        let said = self.said[0].load(Ordering::Relaxed);
+        self.nodes.misses().saturating_sub(said)
     }
 }
 

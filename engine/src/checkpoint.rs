@@ -224,7 +224,7 @@ impl Checkpointer {
     /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
     fn abandon(&mut self, core: &Core) {
         if let Some(mut running) = self.running.take() {
-            running.ground.end_writes();
+            running.ground.give_up(core);
             core.space.free(&running.moved.placed);
             core.space.free(&running.ground.placed);
             self.frozen = Some(running.frozen);

@@ -569,7 +569,7 @@ impl Core {
     /// Whether ring, memtable or the values that a checkpoint would let go want one.
     pub(crate) fn checkpoint_presses(&self, queue: &Queue, state: &State) -> bool {
         queue.used() * 5 > self.identity.geometry.ring_bytes * 2
-            || (state.active.bytes() > self.options.memtable_bytes && !state.active.is_empty())
+            || state.active.bytes() > self.options.memtable_bytes
             || self.turnover.is_due(state.active.extent_units())
     }
 

@@ -4,8 +4,9 @@
 //!
 //! A checkpoint does not say what readers want. So a leaf that it reads from the disk does not come
 //! into the cache, and a new one stands there from the start if one of the last that were opened
-//! before it did (it is made of one of those), or if there was none. Every branch does. What was
-//! retired leaves the cache when the new base is published: who still reads the old one is rare.
+//! before it did (it is made of one of those, and wanted as that was), or if there was none. Every
+//! branch does. What was retired leaves the cache when the new base is published: who still reads
+//! the old one is rare; and so does what was new in a checkpoint that is given up.
 
 use crate::cache::{CachedNode, read_node, verify_node};
 use crate::coming::Coming;
@@ -34,6 +35,10 @@ pub(crate) struct NewNodes {
     coming: Coming,
     /// Whether each of the last leaves that were read was not in the cache, a bit each.
     unwanted: u8,
+    /// And whether it was.
+    wanted: u8,
+    /// New nodes in the cache.
+    shown: Vec<Pointer>,
     pending: Vec<(u64, Vec<u8>)>,
     pending_bytes: usize,
     /// Those that are under way while the apply goes on.
@@ -54,7 +59,7 @@ impl Source for CheckpointGround<'_> {
     fn node(&mut self, tree: TreeId, pointer: &Pointer) -> Result<Arc<CachedNode>, Error> {
         if let Some(node) = self.core.cache.peek(pointer) {
             if node.is_leaf() {
-                self.writes.unwanted <<= 1;
+                self.writes.has_read_leaf(true);
             }
             return Ok(node);
         }
@@ -65,7 +70,7 @@ impl Source for CheckpointGround<'_> {
             read_node(self.core.disk.as_ref(), geometry, tree, pointer)?
         };
         if node.is_leaf() {
-            self.writes.unwanted = self.writes.unwanted << 1 | 1;
+            self.writes.has_read_leaf(false);
         } else {
             self.core.cache.insert(pointer, &node);
         }
@@ -91,11 +96,17 @@ impl Ground for CheckpointGround<'_> {
     }
 
     fn write(&mut self, level: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Error> {
-        let wanted = level > 0 || self.writes.unwanted & LAST_LEAVES != LAST_LEAVES;
-        if wanted && !races(Race::CacheByBlock) {
+        let replaces_wanted = level > 0 || self.writes.wanted & LAST_LEAVES != 0;
+        let replaces_others = self.writes.unwanted & LAST_LEAVES == LAST_LEAVES;
+        if (replaces_wanted || !replaces_others) && !races(Race::CacheByBlock) {
             let copy = AlignedBuf::copy_of(&bytes);
             let node = verify_node(copy, self.tree, pointer)?;
-            self.core.cache.insert_wanted(pointer, &node);
+            if replaces_wanted {
+                self.core.cache.insert_wanted(pointer, &node);
+            } else {
+                self.core.cache.insert(pointer, &node);
+            }
+            self.writes.shown.push(*pointer);
         }
         let offset = self.core.identity.geometry.offset_of(pointer.block);
         self.writes.pending_bytes += bytes.len();
@@ -118,7 +129,12 @@ impl Ground for CheckpointGround<'_> {
 impl NewNodes {
     /// Another tree begins, of which no leaf was read yet.
     pub(crate) fn begin(&mut self) {
-        self.unwanted = 0;
+        (self.unwanted, self.wanted) = (0, 0);
+    }
+
+    fn has_read_leaf(&mut self, cached: bool) {
+        self.unwanted = self.unwanted << 1 | u8::from(!cached);
+        self.wanted = self.wanted << 1 | u8::from(cached);
     }
 
     /// The blocks of the nodes that were retired.
@@ -160,10 +176,11 @@ impl NewNodes {
         written.map_err(|error| core.poison_write(&Error::io("writing tree nodes")(error)))
     }
 
-    /// Waits until nothing is under way any more, for a checkpoint that is given up: then its blocks
-    /// may be another's.
-    pub(crate) fn end_writes(&mut self) {
+    /// Gives everything up: waits until nothing is under way any more, for then the blocks may be
+    /// another's, and what was shown leaves the cache.
+    pub(crate) fn give_up(&mut self, core: &Core) {
         self.writes = None;
+        core.cache.forget(&std::mem::take(&mut self.shown));
     }
 }
 

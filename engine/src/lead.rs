@@ -7,6 +7,8 @@
 //! - One leader at a time, between setting `writing` and clearing it; the queue's lock is not held
 //!   during I/O.
 //! - Nothing is acknowledged before the flush that covers its record and its extents.
+//! - The groups of one lead reach the disk in any order. All of them carry the durable LSN from
+//!   before it, so that recovery takes one that came without those before it for what it is.
 //! - A failure poisons, and is told to all who wait, those who joined meanwhile included.
 
 use crate::core::{Core, Joined};

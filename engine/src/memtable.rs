@@ -7,7 +7,8 @@
 //!   registered snapshot lies between the two. So what an unregistered reader finds below a version
 //!   that is too new for it may be older than what it should see, if the visible LSN has moved
 //!   since: then it reads the visible LSN again.
-//! - Memory goes back when the memtable is dropped, not when a version leaves.
+//! - Memory goes back when the memtable is dropped, not when a version leaves: what was mapped to
+//!   those to come, and from there to the system.
 //! - An extent named by a version that left is kept in `superseded`, for the checkpoint to retire.
 
 mod chunks;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 /// So many keys of a batch are on their way from memory while one is inserted.
 const AHEAD: usize = 8;
 
-/// The table of keys that a memtable begins with takes at most this part of what may be spare.
+/// The table of keys that a memtable begins with takes at most this part of what one may take.
 const TABLE_PART: u64 = 4;
 
 /// A key of a tree; ordered by tree, then key.
@@ -94,15 +95,18 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    /// A first memtable. Its successors use the memory of those that are gone again: at most
-    /// `spare_bytes_max` bytes of it wait for that.
-    pub(crate) fn new(spare_bytes_max: u64) -> Self {
-        Self::with_spare(&Arc::new(Spare::new(spare_bytes_max)), 0)
+    /// A first memtable, of about `bytes_max` bytes once it is full. Its successors use the memory
+    /// of those that are gone again: as much of it waits for that.
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self::with_spare(&Arc::new(Spare::new(bytes_max)), 0)
     }
 
-    /// The one that follows this one, with room for as many keys.
+    /// The one that follows this one: with room for as many keys, if this one has filled up and
+    /// has not only grown old.
     pub(crate) fn successor(&self) -> Self {
-        Self::with_spare(&self.spare, self.keys.len())
+        let is_full = 2 * self.bytes() > self.spare.bytes_max();
+        let keys = if is_full { self.keys.len() } else { 0 };
+        Self::with_spare(&self.spare, keys)
     }
 
     fn with_spare(spare: &Arc<Spare>, keys: usize) -> Self {

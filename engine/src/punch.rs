@@ -2,9 +2,9 @@
 //!
 //! While the store is in use a hole costs twice: the punch, and the `fallocate` and the slower write
 //! when the space is wanted again. So only long free runs go, and only what was written since the
-//! opening. At rest the shorter ones go too, and what was free at the opening and may be backed or
-//! not, and what nodes left in their clusters: of values with a median of 60 KB, every second byte that is deleted lies in a run below
-//! 256 KiB.
+//! opening. At rest the shorter ones go too (of values with a median of 60 KB, every second byte that is
+//! deleted lies in a run below 256 KiB), and what was free at the opening and may be backed or not;
+//! and if that leaves more than may be kept, what rewritten nodes left in their clusters.
 //!
 //! Invariants:
 //! - Only free units are punched, claimed meanwhile, so that nobody writes there.
@@ -58,6 +58,8 @@ pub(crate) struct Sweep {
     below: Bound,
     /// Free space came since the first pass began.
     stale: bool,
+    /// Clusters have ended for it.
+    dissolved: bool,
 }
 
 impl Default for Sweep {
@@ -67,6 +69,7 @@ impl Default for Sweep {
             pass: 0,
             below: Bound::TOP,
             stale: false,
+            dissolved: false,
         }
     }
 }
@@ -171,11 +174,13 @@ impl Inner {
                 wanted,
                 ..Sweep::default()
             };
-            if thrift == Thrift::AtRest {
-                self.allocator.dissolve_clusters();
-            }
         }
         let Some(kind) = passes.get(sweep.pass).copied() else {
+            let last = thrift == Thrift::AtRest && !std::mem::replace(&mut sweep.dissolved, true);
+            if last && self.allocator.dissolve_clusters() {
+                sweep.pass = 0;
+                return Claim::Below(Bound::TOP);
+            }
             return Claim::None;
         };
         let spare = self.allocator.backed_free_units().saturating_sub(promised);

@@ -26,11 +26,13 @@ use std::sync::Arc;
 /// Bytes of log written past the durable LSN, at most.
 const UNFLUSHED_BYTES_MAX: u64 = 16 << 20;
 
-/// Bytes of log that make it worth to write what nobody waits for: so buffered commits go on while
-/// the log thread writes, and meet the limit above only if the disk cannot follow.
+/// Bytes of log, or a quarter of the ring, that make it worth to write what nobody waits for: so
+/// buffered commits go on while the log thread writes, and meet the limit above only if the disk
+/// cannot follow.
 const WORTH_WRITING_BYTES: u64 = UNFLUSHED_BYTES_MAX / 4;
 
-/// Bytes of a group of several batches, at most: its buffer comes from memory that is used again.
+/// Bytes of a group of several batches, or a quarter of the ring, at most: its buffer comes from
+/// memory that is used again.
 const GROUP_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes of extents written past the durable LSN, at most: recovery reads and hashes them.
@@ -197,7 +199,8 @@ impl Queue {
     fn open_fits(&self, length: usize) -> bool {
         self.groups.back().is_some_and(|group| {
             let payload = group.payload.len() + length;
-            group.open && payload as u64 <= GROUP_BYTES_MAX && self.fits(group.start, payload)
+            let most = GROUP_BYTES_MAX.min(self.geometry.ring_bytes / 4);
+            group.open && self.bytes_of(payload) <= most && self.fits(group.start, payload)
         })
     }
 
@@ -375,7 +378,8 @@ impl Queue {
     /// Whether so much has joined that it should be written although nobody waits.
     pub(crate) fn is_worth_writing(&self) -> bool {
         let begin = self.groups.front().map_or(self.next, |group| group.start);
-        self.head().0 - begin.0 >= WORTH_WRITING_BYTES
+        let enough = WORTH_WRITING_BYTES.min(self.geometry.ring_bytes / 4);
+        self.head().0 - begin.0 >= enough
     }
 
     /// Durable batches that are not yet handed to a leader.

@@ -89,7 +89,7 @@ pub(crate) fn open(
         },
         space: &space,
         directory: &directory,
-        spare_bytes_max: options.memtable_bytes,
+        memtable_bytes: options.memtable_bytes,
         read_only,
     });
     reads.check()?;

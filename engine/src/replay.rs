@@ -28,8 +28,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) input: ScanInput<'a>,
     pub(crate) space: &'a Space,
     pub(crate) directory: &'a Directory,
-    /// What memtables may keep for their successors.
-    pub(crate) spare_bytes_max: u64,
+    /// Bytes of a memtable.
+    pub(crate) memtable_bytes: u64,
     /// Whether damage to acknowledged commits ends the replay instead of refusing it.
     pub(crate) read_only: bool,
 }
@@ -55,7 +55,7 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
         key: &superblock.fingerprint_key,
         space: ground.space,
         directory: ground.directory,
-        memtable: Memtable::new(ground.spare_bytes_max),
+        memtable: Memtable::new(ground.memtable_bytes),
         owed_units: 0,
         end: superblock.log_start,
     };

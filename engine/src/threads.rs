@@ -100,7 +100,7 @@ fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
     let mut queue = core.queue.lock();
     loop {
         let due = buffered_due(core, &queue);
-        let at_once = due == Some(0) || queue.is_worth_writing();
+        let at_once = due == Some(0) || (queue.is_worth_writing() && !queue.others_gather());
         let waiting = queue.has_waiting() && !queue.others_gather();
         if !queue.writing && (waiting || at_once) {
             if at_once || core.gather(&mut queue) {

@@ -4,13 +4,13 @@
 //! unit splits a hole that a value of a megabyte could have taken; kept together they also are
 //! written in longer stretches. A cluster that becomes empty goes back to the free runs.
 //!
+//! A node that is rewritten leaves a hole in its cluster, for other nodes. At rest nobody wants it,
+//! and clusters that were half holes held twice what a million entries need: so they may all end,
+//! and what was free in them is free space as any other.
+//!
 //! Invariants:
 //! - A cluster's units are aligned to its size, and none of them is in the free runs.
 //! - A cluster stands in the index of exactly the largest order that it can still hand out.
-//!
-//! A node that is rewritten leaves a hole in its cluster, for other nodes. At rest nobody wants it,
-//! and clusters that are half holes held twice what a million entries need: then all clusters end,
-//! and what was free in them is free space as any other.
 //!
 //! Which runs are clusters is known in memory only. After opening, what older clusters hold is
 //! plain space; it comes back as its nodes are rewritten.

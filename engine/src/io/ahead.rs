@@ -8,17 +8,15 @@
 pub(crate) const WORKS: bool = cfg!(all(target_arch = "x86_64", not(miri)));
 
 /// Bytes of a cache line.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
 const LINE_BYTES: usize = 64;
 
 /// Asks for the cache lines of these bytes.
 pub(crate) fn fetch(bytes: &[u8]) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    for line in bytes.chunks(LINE_BYTES) {
-        fetch_place(&line[0]);
+    if WORKS {
+        for line in bytes.chunks(LINE_BYTES) {
+            fetch_place(&line[0]);
+        }
     }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = bytes;
 }
 
 /// Asks for the cache line in which something begins.

@@ -1,5 +1,5 @@
-//! Lanes: small rings that the writer of a large value drives itself. The write goes off, the
-//! writer works on, and no other thread has to wake: on a quiet machine waking one costs as much
+//! Lanes: small rings that the writer of a large value, or of several groups of the log, drives
+//! itself. The write goes off, the writer works on, and no other thread has to wake: on a quiet machine waking one costs as much
 //! as the write.
 //!
 //! Invariants:

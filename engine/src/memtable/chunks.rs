@@ -12,6 +12,7 @@
 use crate::sync::Mutex;
 use memmap2::{Advice, MmapMut, UncheckedAdvice};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -61,17 +62,23 @@ fn map(bytes: usize) -> Option<MmapMut> {
     Some(map)
 }
 
-/// Mapped chunks that nobody uses, for the memtables of one store.
+/// Mapped chunks that nobody uses, for the memtables of one store. The oldest go first.
 pub(super) struct Spare {
-    maps: Mutex<Vec<MmapMut>>,
+    held: Mutex<Held>,
     bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Held {
+    maps: VecDeque<MmapMut>,
+    bytes: usize,
 }
 
 impl Spare {
     /// Nothing yet, and never more than `bytes_max` bytes.
     pub(super) fn new(bytes_max: u64) -> Self {
         Self {
-            maps: Mutex::new(Vec::new()),
+            held: Mutex::default(),
             bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
         }
     }
@@ -81,26 +88,38 @@ impl Spare {
     }
 
     fn take(&self, bytes: usize) -> Option<MmapMut> {
-        let mut maps = self.maps.lock();
-        let nth = maps.iter().rposition(|map| map.len() == bytes)?;
-        Some(maps.swap_remove(nth))
+        let mut held = self.held.lock();
+        let nth = held.maps.iter().rposition(|map| map.len() == bytes)?;
+        held.bytes -= bytes;
+        held.maps.swap_remove_back(nth)
     }
 
     fn give(&self, map: MmapMut) {
+        if map.len() > self.bytes_max {
+            return;
+        }
         // SAFETY: nobody looks at what it holds any more, and who takes it writes before reading.
         // Where the kernel knows no such advice the pages stay, which is as good.
         let _ = unsafe { map.unchecked_advise(UncheckedAdvice::Free) };
-        let mut maps = self.maps.lock();
-        let held: usize = maps.iter().map(|map| map.len()).sum();
-        if map.len() <= self.bytes_max.saturating_sub(held) {
-            maps.push(map);
+        let mut gone = Vec::new();
+        let mut held = self.held.lock();
+        held.bytes += map.len();
+        held.maps.push_back(map);
+        while held.bytes > self.bytes_max
+            && let Some(oldest) = held.maps.pop_front()
+        {
+            held.bytes -= oldest.len();
+            gone.push(oldest);
         }
+        drop(held);
+        // Unmapped where nobody waits for it.
+        drop(gone);
     }
 
     /// Gives everything back to the system.
     pub(super) fn clear(&self) {
-        let maps = std::mem::take(&mut *self.maps.lock());
-        drop(maps);
+        let held = std::mem::take(&mut *self.held.lock());
+        drop(held);
     }
 }
 
@@ -115,7 +134,7 @@ pub(super) struct Chunks {
     used: u64,
 }
 
-// SAFETY: `rest` is a place in a chunk, which belongs to no thread.
+// SAFETY: `rest` is a place in a chunk, which belongs to no thread; what is spare has a lock.
 unsafe impl Send for Chunks {}
 
 impl Chunks {
@@ -210,8 +229,8 @@ mod tests {
         let kept = 3 * CHUNK_BYTES_MAX;
         let spare = Arc::new(Spare::new(kept as u64));
         let held = |spare: &Spare| -> Vec<usize> {
-            let maps = spare.maps.lock();
-            maps.iter().map(|map| map.as_ptr().addr()).collect()
+            let held = spare.held.lock();
+            held.maps.iter().map(|map| map.as_ptr().addr()).collect()
         };
         let mut first = Chunks::new(Arc::clone(&spare));
         for _ in 0..40_000 {
@@ -219,7 +238,7 @@ mod tests {
         }
         drop(first);
         let before = held(&spare);
-        let bytes: usize = spare.maps.lock().iter().map(|map| map.len()).sum();
+        let bytes = spare.held.lock().bytes;
         assert!((kept / 2..=kept).contains(&bytes), "{bytes} of {kept}");
 
         let mut second = Chunks::new(Arc::clone(&spare));

@@ -98,6 +98,8 @@ pub(super) struct List {
     unlinked: AtomicUsize,
     /// Bytes taken for nodes, versions and the index.
     bytes: AtomicU64,
+    /// Those without the index, in one number: a growing index must not make them fewer meanwhile.
+    data_bytes: AtomicU64,
     writer: Mutex<Hand>,
     order: Mutex<Fingers>,
 }
@@ -239,6 +241,7 @@ impl List {
         Self {
             index: Index::with_room(keys, table_bytes_max, &mut chunks),
             bytes: AtomicU64::new(chunks.used()),
+            data_bytes: AtomicU64::new(0),
             number: LISTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             hasher: HashState::default(),
             head: [const { Link::new(ptr::null_mut()) }; HEIGHT_MAX],
@@ -270,7 +273,7 @@ impl List {
 
     /// Those of them that nodes and versions take.
     pub(super) fn data_bytes(&self) -> u64 {
-        self.bytes().saturating_sub(self.index.bytes())
+        self.data_bytes.load(Ordering::Relaxed)
     }
 
     /// The link of a node, or of the head, at a level.
@@ -482,6 +485,8 @@ impl<'a> Writer<'a> {
         }
         let used = self.hand.chunks.used();
         self.list.bytes.store(used, Ordering::Relaxed);
+        let data = used - self.list.index.bytes();
+        self.list.data_bytes.store(data, Ordering::Relaxed);
     }
 
     /// Adds a loose node for a new key.

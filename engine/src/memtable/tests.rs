@@ -74,7 +74,7 @@ fn a_memtable_has_room_for_as_many_keys_as_the_one_before_it() {
             assert_eq!(found.as_bytes(), *body);
         }
     };
-    let first = Memtable::new(1 << 20);
+    let first = Memtable::new(200 * keys);
     assert_eq!(table_bytes(&first), 0);
     fill(&first);
     let second = first.successor();
@@ -83,10 +83,13 @@ fn a_memtable_has_room_for_as_many_keys_as_the_one_before_it() {
     fill(&second);
     assert_eq!(table_bytes(&second), room, "it did not grow");
 
-    // Not where that would be much of all that memtables may take.
+    // Not where that would be much of all that memtables may take, nor where few keys came.
     let little = Memtable::new(1 << 10);
     fill(&little);
     assert_eq!(little.successor().bytes(), 0);
+    let large = Memtable::new(1 << 30);
+    fill(&large);
+    assert_eq!(large.successor().bytes(), 0);
 }
 
 #[test]
