@@ -25,7 +25,7 @@ use crate::turnover::Turnover;
 use crate::world::World;
 use dmerkle::fingerprint::FingerprintKey;
 use dmerkle::format::body::BodyRef;
-use dmerkle::{Geometry, Incarnation, Lsn, OpeningId, Sum, TreeId};
+use dmerkle::{Geometry, Incarnation, Lsn, OpeningId, TreeId};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,8 +77,8 @@ pub(crate) struct Condition {
 pub(crate) struct Staged {
     pub(crate) tree: TreeId,
     pub(crate) key: Range<usize>,
-    /// None for a deletion. With the entry's fingerprint.
-    pub(crate) body: Option<(Range<usize>, Sum)>,
+    /// None for a deletion.
+    pub(crate) body: Option<Range<usize>>,
 }
 
 /// A batch, ready to join: everything slow is done.
@@ -105,7 +105,7 @@ impl Prepared {
         !creates
             && self.ops().all(|(_, op)| match op {
                 OpRef::Delete => true,
-                OpRef::Put { body, .. } => body.parts_len() == 0,
+                OpRef::Put(body) => body.parts_len() == 0,
             })
     }
 
@@ -115,10 +115,7 @@ impl Prepared {
             let key = Key::new(op.tree, &self.record[op.key.clone()]);
             let op = match &op.body {
                 None => OpRef::Delete,
-                Some((body, fingerprint)) => OpRef::Put {
-                    body: BodyRef::trusted(&self.record[body.clone()]),
-                    fingerprint: *fingerprint,
-                },
+                Some(body) => OpRef::Put(BodyRef::trusted(&self.record[body.clone()])),
             };
             (key, op)
         })

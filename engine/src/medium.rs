@@ -174,7 +174,7 @@ impl Move {
         while units < units_max
             && let Some(place) = self.next
         {
-            if let Some(OpRef::Put { body, .. }) = table.versions(place).next() {
+            if let Some(OpRef::Put(body)) = table.versions(place).next() {
                 let wanted = units_of(body, geometry);
                 if wanted > 0 {
                     found.push((place, body));

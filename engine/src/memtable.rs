@@ -21,7 +21,7 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use chunks::Spare;
 use dmerkle::format::body::BodyRef;
-use dmerkle::{Geometry, Lsn, Run, Sum, TreeId};
+use dmerkle::{Geometry, Lsn, Run, TreeId};
 use list::{List, VersionRef};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -56,8 +56,8 @@ impl<'a> Key<'a> {
 /// What a commit did to one key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum OpRef<'a> {
-    /// The entry is this body now; its fingerprint was computed by the writer.
-    Put { body: BodyRef<'a>, fingerprint: Sum },
+    /// The entry is this body now.
+    Put(BodyRef<'a>),
     /// There is no entry now.
     Delete,
 }
@@ -66,7 +66,7 @@ impl<'a> OpRef<'a> {
     /// The runs that the operation's body names.
     pub(crate) fn runs(self, geometry: &Geometry) -> impl Iterator<Item = Run> + use<'a, '_> {
         let body = match self {
-            Self::Put { body, .. } => Some(body),
+            Self::Put(body) => Some(body),
             Self::Delete => None,
         };
         body.into_iter()
@@ -328,9 +328,8 @@ pub(crate) struct Drain {
     next: Option<Place>,
 }
 
-/// An operation of a [`Drain`]: its place, its key, and the body and fingerprint that it puts, if
-/// it does.
-pub(crate) type Drained = (Place, Held, Option<(Held, Sum)>);
+/// An operation of a [`Drain`]: its place, its key, and the body that it puts, if it does.
+pub(crate) type Drained = (Place, Held, Option<Held>);
 
 impl Drain {
     pub(crate) fn new(table: &Arc<Memtable>, tree: TreeId) -> Self {
@@ -352,9 +351,7 @@ impl Iterator for Drain {
             return None;
         }
         let put = match self.table.keys.newest(place).op() {
-            OpRef::Put { body, fingerprint } => {
-                Some((Held::new(&self.table, body.as_bytes()), fingerprint))
-            }
+            OpRef::Put(body) => Some(Held::new(&self.table, body.as_bytes())),
             OpRef::Delete => None,
         };
         let key = Held::new(&self.table, key);

@@ -236,7 +236,7 @@ impl Range {
             }
         }
         match newest {
-            Some(OpRef::Put { body, .. }) => Some(body),
+            Some(OpRef::Put(body)) => Some(body),
             Some(OpRef::Delete) | None => None,
         }
     }
@@ -416,8 +416,8 @@ impl Snapshot {
             if let Some(old) = old {
                 *part = part.minus(Summary::of(old));
             }
-            if let OpRef::Put { fingerprint, .. } = op {
-                *part = part.plus(Summary::of(fingerprint));
+            if let OpRef::Put(body) = op {
+                *part = part.plus(Summary::of(key.of_entry(key_bytes, body)));
             }
         }
         Ok(summaries)

@@ -14,7 +14,7 @@ use crate::medium;
 use crate::memtable::{Key, Memtable, OpRef};
 use crate::planted::{self, Bug};
 use crate::space::Space;
-use dmerkle::fingerprint::{FingerprintKey, part_hash};
+use dmerkle::fingerprint::part_hash;
 use dmerkle::format::extent::ExtentRef;
 use dmerkle::format::log_block::block_at_or_after;
 use dmerkle::format::record::{BatchRef, Operation};
@@ -52,7 +52,6 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
         reads: ground.reads,
         geometry: &geometry,
         file_bytes: ground.reads.len(),
-        key: &superblock.fingerprint_key,
         space: ground.space,
         directory: ground.directory,
         memtable: Memtable::new(ground.memtable_bytes),
@@ -123,7 +122,6 @@ struct Replay<'a> {
     reads: &'a dyn ReadAt,
     geometry: &'a Geometry,
     file_bytes: u64,
-    key: &'a FingerprintKey,
     space: &'a Space,
     directory: &'a Directory,
     memtable: Memtable,
@@ -145,8 +143,7 @@ impl Replay<'_> {
                         self.mark(extent.run(self.geometry))?;
                     }
                     self.owed_units += medium::units_of(body, self.geometry);
-                    let fingerprint = self.key.of_entry(key, body);
-                    self.insert(tree, key, end, OpRef::Put { body, fingerprint });
+                    self.insert(tree, key, end, OpRef::Put(body));
                 }
                 Operation::Delete { tree, key, .. } => self.insert(tree, key, end, OpRef::Delete),
                 Operation::CreateTree { tree, name } => {

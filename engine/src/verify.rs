@@ -466,7 +466,7 @@ fn verify_newer(scrub: &mut Scrub<'_>, view: &View, reached: &mut Units) -> Resu
                 continue;
             };
             met.ops += 1;
-            let OpRef::Put { body, .. } = op else {
+            let OpRef::Put(body) = op else {
                 continue;
             };
             let Key { tree, key } = table.key(place);

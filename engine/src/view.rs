@@ -108,7 +108,7 @@ impl Core {
                 continue; // overtaken: the version to be seen may have left
             }
             match newer {
-                Newer::Found(OpRef::Put { body, .. }) => return Ok(Some(found(&state, body))),
+                Newer::Found(OpRef::Put(body)) => return Ok(Some(found(&state, body))),
                 Newer::Found(OpRef::Delete) => return Ok(None),
                 Newer::Nothing => {
                     return self.find_in_base(&state.base, tree, key, |body| found(&state, body));
@@ -151,7 +151,7 @@ impl View {
             return Seen::Overtaken;
         }
         match newer {
-            Newer::Found(OpRef::Put { body, .. }) => {
+            Newer::Found(OpRef::Put(body)) => {
                 Seen::Entry(Entry::new(self, key, body.as_bytes().into()))
             }
             Newer::Found(OpRef::Delete) => Seen::Absent,
@@ -187,7 +187,7 @@ impl View {
         see: impl FnOnce(EntryRef<'_>) -> R,
     ) -> Result<Option<R>, Error> {
         match newer(&self.state, tree, key, self.at).0 {
-            Newer::Found(OpRef::Put { body, .. }) => Ok(Some(see(self.entry_ref(key, body)))),
+            Newer::Found(OpRef::Put(body)) => Ok(Some(see(self.entry_ref(key, body)))),
             Newer::Found(OpRef::Delete) => Ok(None),
             Newer::Nothing => self.core.find_in_base(&self.state.base, tree, key, |body| {
                 see(self.entry_ref(key, body))

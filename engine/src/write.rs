@@ -14,7 +14,7 @@ use dmerkle::format::body::{
     BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX, PartRef,
 };
 use dmerkle::format::record::{BatchWriter, Operation, Replaced};
-use dmerkle::{Lsn, Sum, TreeId};
+use dmerkle::{Lsn, TreeId};
 use std::sync::Arc;
 
 /// Changes of a batch, as they come from the public types.
@@ -201,19 +201,12 @@ impl Core {
                     (key, Some(body))
                 }
             };
-            ops.push(Staged {
-                tree,
-                key,
-                body: body.map(|body| (body, Sum::default())),
-            });
+            ops.push(Staged { tree, key, body });
         }
         let record = record.into_bytes();
-        for op in &mut ops {
-            if let Some((body, fingerprint)) = &mut op.body {
-                let body = BodyRef::trusted(&record[body.clone()]);
-                owed_units += medium::units_of(body, &self.identity.geometry);
-                *fingerprint = self.identity.key.of_entry(&record[op.key.clone()], body);
-            }
+        for body in ops.iter().filter_map(|op| op.body.clone()) {
+            let body = BodyRef::trusted(&record[body]);
+            owed_units += medium::units_of(body, &self.identity.geometry);
         }
         let extent_bytes = extents.iter().map(Written::length).sum();
         Ok(Ready {

@@ -33,7 +33,7 @@ use crate::planted::{Race, races};
 use crate::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{HashState, Mutex, MutexGuard};
 use dmerkle::format::body::{BodyRef, KEY_BYTES_MAX};
-use dmerkle::{Lsn, Sum, TreeId};
+use dmerkle::{Lsn, TreeId};
 use std::hash::{BuildHasher, Hasher};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -62,7 +62,6 @@ struct Node {
 struct Version {
     older: AtomicPtr<Version>,
     lsn: Lsn,
-    fingerprint: Sum,
     /// None is a deletion.
     body_len: Option<u32>,
     /// Versions in the chain from here on, when it was made.
@@ -178,10 +177,7 @@ impl<'a> VersionRef<'a> {
         // SAFETY: the body was written behind the version before that was linked to; the pointer
         // is the chunk's, not the header's.
         let body = unsafe { std::slice::from_raw_parts(start, length as usize) };
-        OpRef::Put {
-            body: BodyRef::trusted(body),
-            fingerprint: header.fingerprint,
-        }
+        OpRef::Put(BodyRef::trusted(body))
     }
 }
 
@@ -457,15 +453,14 @@ impl<'a> Writer<'a> {
         older: Option<VersionRef<'a>>,
         chain: u32,
     ) {
-        let (body, fingerprint) = match op {
-            OpRef::Put { body, fingerprint } => (Some(body.as_bytes()), fingerprint),
-            OpRef::Delete => (None, Sum::default()),
+        let body = match op {
+            OpRef::Put(body) => Some(body.as_bytes()),
+            OpRef::Delete => None,
         };
         let bytes = body.map_or(0, <[u8]>::len);
         let version = Version {
             older: AtomicPtr::new(older.map_or(ptr::null_mut(), |older| older.version.as_ptr())),
             lsn,
-            fingerprint,
             body_len: body.map(|_| u32::try_from(bytes).expect("a body is under 4 GiB")),
             chain: chain + 1,
         };
