@@ -79,8 +79,8 @@ impl Snapshot {
         key: &[u8],
         completion: impl FnOnce(Result<Option<Entry>, Error>) + Send + 'static,
     ) {
-        match self.held() {
-            Err(expired) => completion(Err(expired)),
+        match self.held_for(tree) {
+            Err(refused) => completion(Err(refused)),
             Ok(held) => {
                 let seen = held.view.look(tree.id(), key, true);
                 go_on(

@@ -31,6 +31,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The next number of an open store, see [`Core::number`].
+static NEXT_NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
 /// Units for branches and the catalog that every checkpoint may need.
 const RESERVE_UNITS_MIN: u64 = 16;
 
@@ -202,6 +205,9 @@ pub(crate) struct Joined {
 }
 
 pub(crate) struct Core {
+    /// Which of the stores that this process has opened it is; no two have the same, not even one
+    /// after the other at the same address.
+    pub(crate) number: u64,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: IoPool,
     pub(crate) identity: Identity,
@@ -269,6 +275,7 @@ impl Core {
         let registry = Registry::default();
         registry.publish(&parts.state);
         Arc::new(Self {
+            number: NEXT_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             cache: NodeCache::new(parts.options.cache_bytes),
             turnover: Turnover::new(&parts.identity.geometry),
             visible: AtomicU64::new(parts.queue.issued.0),

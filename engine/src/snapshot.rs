@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// All trees as they were when it was taken. While it is held, the space of what it shows is not
 /// reused; dropping it (and its clones) gives that up. Held for longer, or pinning more, than the
 /// options allow, it expires: reads answer [`Error::SnapshotExpired`] from then on. What it has
-/// handed out stays good.
+/// handed out stays good. A tree of another store is refused.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) core: Arc<Core>,
@@ -38,6 +38,17 @@ impl Snapshot {
         self.pin.held()
     }
 
+    /// What to read of a tree, for the time of one read.
+    pub(crate) fn held_for(&self, tree: &Tree) -> Result<Arc<Held>, Error> {
+        self.refuse(tree)?;
+        self.held()
+    }
+
+    /// Refuses a tree that is not the snapshot's.
+    pub(crate) fn refuse(&self, tree: &Tree) -> Result<(), Error> {
+        tree.refuse_foreign(&self.core)
+    }
+
     /// Keeps the snapshot from expiring.
     pub(crate) fn exempt(&self) -> Exempt {
         Exempt::new(&self.pin)
@@ -61,12 +72,12 @@ impl Snapshot {
         key: &[u8],
         see: impl FnOnce(EntryRef<'_>) -> R,
     ) -> Result<Option<R>, Error> {
-        self.held()?.view.read(tree.id(), key, see)
+        self.held_for(tree)?.view.read(tree.id(), key, see)
     }
 
     /// The entry of a key.
     pub fn entry(&self, tree: &Tree, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.held()?.view.entry(tree.id(), key)
+        self.held_for(tree)?.view.entry(tree.id(), key)
     }
 
     /// Whether there is an entry.

@@ -274,8 +274,10 @@ impl Store {
         Batch::new()
     }
 
-    /// Commits a batch over any trees of this store: all of it or nothing.
+    /// Commits a batch over any trees of this store: all of it or nothing. One that names a tree
+    /// of another store is refused.
     pub fn commit(&self, mut batch: Batch, durability: Durability) -> Result<Lsn, Error> {
+        batch.refuse_foreign(self.core())?;
         self.core().write(batch.changes(), durability)
     }
 
@@ -287,6 +289,7 @@ impl Store {
         durability: Durability,
         completion: impl FnOnce(Result<Lsn, Error>) + Send + 'static,
     ) -> Result<(), Error> {
+        batch.refuse_foreign(self.core())?;
         self.core()
             .write_async(batch.changes(), durability, Box::new(completion))
     }

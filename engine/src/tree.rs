@@ -19,10 +19,15 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+/// What a store says to a tree that is not its own.
+pub(crate) const FOREIGN: &str = "the tree belongs to another store";
+
 /// A tree: keys in the order of their bytes, each with an entry. Cheap to clone.
 #[derive(Clone)]
 pub struct Tree {
     core: Arc<Core>,
+    /// The core's, kept here for batches to compare.
+    store: u64,
     id: TreeId,
     dropped: Arc<AtomicBool>,
 }
@@ -39,6 +44,7 @@ impl Tree {
         let dropped = core.directory.dropped_flag(id);
         Self {
             core: Arc::clone(core),
+            store: core.number,
             id,
             dropped: dropped.unwrap_or_else(|| Arc::new(AtomicBool::new(true))),
         }
@@ -50,6 +56,19 @@ impl Tree {
             return Err(Error::NoSuchTree);
         }
         Ok(())
+    }
+
+    /// In another store its id is another tree's.
+    pub(crate) fn refuse_foreign(&self, core: &Core) -> Result<(), Error> {
+        if self.store != core.number {
+            return Err(Error::BadOption(FOREIGN));
+        }
+        Ok(())
+    }
+
+    /// The number of its store, see [`Core::number`].
+    pub(crate) fn store_number(&self) -> u64 {
+        self.store
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {

@@ -1,0 +1,140 @@
+//! Handles that meet a store which is not theirs, or outlive what they stand for: they are refused
+//! with a word that says so, and nothing is changed.
+
+#![expect(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod common;
+
+use common::{folder, small};
+use dmerkle::diff::Contents;
+use engine::{Durability, Error, Snapshot, Store, Tree};
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+use std::sync::mpsc;
+
+/// What each call that reads a tree through a snapshot answers, as words.
+fn reads(snapshot: &Snapshot, tree: &Tree) -> Vec<(&'static str, Result<String, Error>)> {
+    fn words<T: Debug>(answer: Result<T, Error>) -> Result<String, Error> {
+        answer.map(|answer| format!("{answer:?}"))
+    }
+    let (told, learns) = mpsc::channel();
+    let tell = told.clone();
+    snapshot.get_async(tree, b"k", move |got| {
+        tell.send(words(got.map(|got| got.map(|got| got.to_vec()))))
+            .unwrap();
+    });
+    snapshot.entry_async(tree, b"k", move |got| told.send(words(got)).unwrap());
+    let visited = snapshot.visit(tree, b"", None, |_| ControlFlow::Continue(()));
+    let mut contents = snapshot.contents(tree);
+    let collected = |range: engine::Range| words(range.collect::<Result<Vec<_>, _>>());
+    vec![
+        ("get_async", learns.recv().unwrap()),
+        ("entry_async", learns.recv().unwrap()),
+        ("get", words(snapshot.get(tree, b"k"))),
+        ("get_ref", words(snapshot.get_ref(tree, b"k").map(|_| ()))),
+        ("get_many", words(snapshot.get_many(tree, &[b"k"]))),
+        ("entry", words(snapshot.entry(tree, b"k"))),
+        ("has", words(snapshot.has(tree, b"k"))),
+        ("read", words(snapshot.read(tree, b"k", |_| ()))),
+        ("count", words(snapshot.count(tree))),
+        ("fingerprint", words(snapshot.fingerprint(tree, b"", None))),
+        ("range", collected(snapshot.range(tree, b"", None))),
+        (
+            "empty range",
+            collected(snapshot.range(tree, b"b", Some(b"a"))),
+        ),
+        (
+            "range_back",
+            collected(snapshot.range_back(tree, b"", None)),
+        ),
+        ("visit", words(visited)),
+        ("summary", words(contents.summary(b"", None))),
+        ("split", words(contents.split(b"", None, 2))),
+        ("entries", words(contents.entries(b"", None, 9))),
+        ("diff", words(snapshot.diff(tree, snapshot, tree, |_| ()))),
+    ]
+}
+
+/// Every store counts its trees from 1: without a look at the store, the first tree of one is the
+/// first of any other.
+#[test]
+fn a_tree_is_known_to_its_own_store_alone() {
+    let (_dir_a, path_a) = folder();
+    let (_dir_b, path_b) = folder();
+    let a = Store::create(path_a, &small()).unwrap();
+    let b = Store::create(path_b, &small()).unwrap();
+    let (of_a, of_b) = (a.create_tree(b"t").unwrap(), b.create_tree(b"t").unwrap());
+    of_a.put(b"k", b"a's").unwrap();
+    of_b.put(b"k", b"b's").unwrap();
+    let refused = |error: &Error| {
+        let says = "the tree belongs to another store";
+        matches!(error, Error::BadOption(why) if *why == says)
+    };
+
+    let fill: [&dyn Fn() -> engine::Batch; 4] = [
+        &|| {
+            let mut batch = a.batch();
+            batch.put(&of_b, b"k", b"wrong");
+            batch
+        },
+        &|| {
+            let mut batch = engine::Batch::new();
+            batch.put(&of_a, b"k", b"wrong").delete(&of_b, b"k");
+            batch
+        },
+        &|| {
+            let mut batch = b.batch();
+            batch.delete(&of_b, b"k").put(&of_a, b"k", b"wrong");
+            batch.delete(&of_a, b"k");
+            batch
+        },
+        &|| {
+            let mut batch = a.batch();
+            batch.put_entry(&of_b, b"k", engine::NewEntry::plain(*b"wrong"));
+            batch
+        },
+    ];
+    for (index, fill) in fill.iter().enumerate() {
+        let error = a.commit(fill(), Durability::Durable).unwrap_err();
+        assert!(refused(&error), "batch {index}: {error}");
+        let async_ = a.commit_async(fill(), Durability::Durable, |_| panic!("it was refused"));
+        assert!(refused(&async_.unwrap_err()), "batch {index}");
+    }
+    assert_eq!(of_a.get(b"k").unwrap().unwrap(), b"a's");
+    assert_eq!(of_b.get(b"k").unwrap().unwrap(), b"b's");
+
+    let (snapshot, other) = (a.snapshot(), b.snapshot());
+    for (call, answer) in reads(&snapshot, &of_b) {
+        assert!(refused(answer.as_ref().unwrap_err()), "{call}: {answer:?}");
+    }
+    for (call, answer) in reads(&snapshot, &of_a) {
+        assert!(answer.is_ok(), "{call}: {answer:?}");
+    }
+    let mut differences = 0;
+    snapshot
+        .diff(&of_a, &other, &of_b, |_| differences += 1)
+        .unwrap();
+    assert_eq!(differences, 1, "trees of two stores are compared");
+    let crossed = snapshot.diff(&of_a, &other, &of_a, |_| ());
+    assert!(refused(&crossed.unwrap_err()));
+
+    // Not even the one that was at the same address before.
+    let late = [(); 4].map(|()| {
+        let mut batch = b.batch();
+        batch.put(&of_b, b"k", b"late");
+        batch
+    });
+    drop((of_b, other, b));
+    for batch in late {
+        let (_dir, path) = folder();
+        let next = Store::create(path, &small()).unwrap();
+        next.create_tree(b"t").unwrap();
+        let error = next.commit(batch, Durability::Durable).unwrap_err();
+        assert!(refused(&error), "{error}");
+    }
+
+    let mut batch = engine::Batch::new();
+    batch.put(&of_a, b"k", b"right").delete(&of_a, b"other");
+    a.commit(batch, Durability::Durable).unwrap();
+    assert_eq!(of_a.get(b"k").unwrap().unwrap(), b"right");
+}
