@@ -47,6 +47,9 @@ impl Tree {
         key: &[u8],
         completion: impl FnOnce(Result<Option<Entry>, Error>) + Send + 'static,
     ) {
+        if let Err(refused) = self.refuse_dropped() {
+            return completion(Err(refused));
+        }
         loop {
             let view = View::newest(self.core());
             let seen = if planted::has(Bug::AsyncReadsBase) {

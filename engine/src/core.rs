@@ -419,7 +419,7 @@ impl Core {
             &self.identity.geometry,
         );
         if let Some(change) = prepared.trees {
-            self.directory.apply(change);
+            self.directory.apply(change, end);
             self.directory.note_change(end);
         }
         if !durable {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 /// All trees as they were when it was taken. While it is held, the space of what it shows is not
 /// reused; dropping it (and its clones) gives that up. Held for longer, or pinning more, than the
 /// options allow, it expires: reads answer [`Error::SnapshotExpired`] from then on. What it has
-/// handed out stays good. A tree of another store is refused.
+/// handed out stays good. A tree of another store is refused, and so is
+/// one that was dropped before.
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) core: Arc<Core>,
@@ -44,9 +45,10 @@ impl Snapshot {
         self.held()
     }
 
-    /// Refuses a tree that is not the snapshot's.
+    /// Refuses a tree that is not the snapshot's: of another store, or dropped before.
     pub(crate) fn refuse(&self, tree: &Tree) -> Result<(), Error> {
-        tree.refuse_foreign(&self.core)
+        tree.refuse_foreign(&self.core)?;
+        tree.refuse_dropped_before(self.pin.at)
     }
 
     /// Keeps the snapshot from expiring.

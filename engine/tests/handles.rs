@@ -138,3 +138,75 @@ fn a_tree_is_known_to_its_own_store_alone() {
     a.commit(batch, Durability::Durable).unwrap();
     assert_eq!(of_a.get(b"k").unwrap().unwrap(), b"right");
 }
+
+/// What each call that reads a tree as it is now answers.
+fn newest(tree: &Tree) -> Vec<(&'static str, Result<(), Error>)> {
+    let (told, learns) = mpsc::channel();
+    let tell = told.clone();
+    tree.get_async(b"k", move |got| tell.send(got.map(|_| ())).unwrap());
+    tree.entry_async(b"k", move |got| told.send(got.map(|_| ())).unwrap());
+    let all = |range: engine::Range| range.collect::<Result<Vec<_>, _>>().map(|_| ());
+    let leave = |_: Option<&engine::Entry>| Ok(engine::Decision::Leave);
+    vec![
+        ("get_async", learns.recv().unwrap()),
+        ("entry_async", learns.recv().unwrap()),
+        ("get", tree.get(b"k").map(|_| ())),
+        ("get_ref", tree.get_ref(b"k").map(|_| ())),
+        ("entry", tree.entry(b"k").map(|_| ())),
+        ("has", tree.has(b"k").map(|_| ())),
+        ("read", tree.read(b"k", |_| ()).map(|_| ())),
+        ("count", tree.count().map(|_| ())),
+        ("fingerprint", tree.fingerprint(b"", None).map(|_| ())),
+        ("range", all(tree.range(b"", None))),
+        ("empty range", all(tree.range(b"b", Some(b"a")))),
+        ("range_back", all(tree.range_back(b"", None))),
+        (
+            "visit",
+            tree.visit(b"", None, |_| ControlFlow::Continue(())),
+        ),
+        ("delete_range", tree.delete_range(b"x", None).map(|_| ())),
+        (
+            "update",
+            tree.update(b"k", Durability::Durable, leave).map(|_| ()),
+        ),
+    ]
+}
+
+/// The drop is seen at once and for good, before a checkpoint empties the tree and after: a reader
+/// who learnt of it by entries that vanish would take them for deleted one by one.
+#[test]
+fn a_dropped_tree_is_read_through_snapshots_taken_before_alone() {
+    let (_dir, path) = folder();
+    let store = Store::create(path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    tree.put(b"k", b"checkpointed").unwrap();
+    store.checkpoint().unwrap();
+    tree.put(b"l", b"newer").unwrap();
+    for (call, answer) in newest(&tree) {
+        assert!(answer.is_ok(), "{call}: {answer:?}");
+    }
+    let before = store.snapshot();
+    let expected = reads(&before, &tree);
+    let begun = tree.range(b"", None);
+    store.drop_tree(b"t").unwrap();
+    // Another one of the same name is another tree.
+    store.create_tree(b"t").unwrap();
+    for round in 0..3 {
+        for (call, answer) in newest(&tree) {
+            let refused = matches!(answer, Err(Error::NoSuchTree));
+            assert!(refused, "{call} in round {round}: {answer:?}");
+        }
+        for (call, answer) in reads(&store.snapshot(), &tree) {
+            let refused = matches!(answer, Err(Error::NoSuchTree));
+            assert!(refused, "snapshot, {call} in round {round}: {answer:?}");
+        }
+        for (old, new) in expected.iter().zip(reads(&before, &tree)) {
+            assert_eq!(format!("{old:?}"), format!("{new:?}"), "round {round}");
+        }
+        store.checkpoint().unwrap();
+    }
+    assert_eq!(
+        begun.map(|entry| entry.unwrap().key().len()).sum::<usize>(),
+        2
+    );
+}
