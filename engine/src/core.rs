@@ -241,6 +241,8 @@ pub(crate) struct Core {
     pub(crate) summing: Helper,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
+    /// Nobody reads any more, and nobody writes.
+    closed: AtomicBool,
     /// Why the last checkpoint of the maintenance thread ended early, if it may be tried again.
     checkpoint_error: Mutex<Option<Error>>,
     /// Threads lead and checkpoint; without them the callers do.
@@ -302,6 +304,7 @@ impl Core {
             summing: Helper::default(),
             poison: Mutex::new(None),
             poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             checkpoint_error: Mutex::new(None),
             threaded: AtomicBool::new(false),
             read_only: parts.read_only,
@@ -335,6 +338,23 @@ impl Core {
                 cause: poison.cause,
                 durable: poison.durable,
             });
+        }
+        Ok(())
+    }
+
+    /// From here on nothing joins and nothing is read. Whether nothing joined before.
+    pub(crate) fn close_handles(&self) -> bool {
+        let mut queue = self.queue.lock();
+        self.closed.store(true, Ordering::Release);
+        // Under the queue's lock, so that no tree is created behind it.
+        self.directory.close();
+        queue.close()
+    }
+
+    /// Refuses once the store was closed.
+    pub(crate) fn refuse_closed(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
         }
         Ok(())
     }

@@ -25,7 +25,8 @@ pub(crate) struct Changes {
 /// Whether a tree was dropped, and when: shared with its handles, which learn of it from here.
 #[derive(Debug)]
 pub(crate) struct Dropped {
-    /// The end of the batch that dropped it; the largest LSN while it is there.
+    /// The end of the batch that dropped it; the largest LSN while it is there, the smallest once
+    /// the store was closed: so a read looks at one place.
     at: AtomicU64,
 }
 
@@ -43,7 +44,7 @@ impl Dropped {
         }
     }
 
-    /// Whether it was, be it visible or not.
+    /// Whether it was, be it visible or not, or the store was closed.
     pub(crate) fn is(&self) -> bool {
         self.at.load(Ordering::Acquire) != Self::NOT
     }
@@ -171,6 +172,13 @@ impl Directory {
                     names.changes.dropped.push(tree);
                 }
             }
+        }
+    }
+
+    /// The store was closed: no handle reads any more.
+    pub(crate) fn close(&self) {
+        for live in self.names.read().by_id.values() {
+            live.dropped.at.store(0, Ordering::Release);
         }
     }
 

@@ -36,6 +36,7 @@ impl Snapshot {
 
     /// What to read, for the time of one read.
     pub(crate) fn held(&self) -> Result<Arc<Held>, Error> {
+        self.core.refuse_closed()?;
         self.pin.held()
     }
 
@@ -48,6 +49,7 @@ impl Snapshot {
     /// Refuses a tree that is not the snapshot's: of another store, or dropped before.
     pub(crate) fn refuse(&self, tree: &Tree) -> Result<(), Error> {
         tree.refuse_foreign(&self.core)?;
+        self.core.refuse_closed()?;
         tree.refuse_dropped_before(self.pin.at)
     }
 

@@ -329,7 +329,14 @@ impl Store {
         self.core().identity.key.id()
     }
 
-    /// Checkpoints and closes. Later writes through any handle are refused.
+    /// Checkpoints and closes, also for the other clones. Later reads and writes through any handle
+    /// (a tree, a snapshot, a range) are refused with [`Error::Closed`]; what was handed out before
+    /// stays good. Dropping the last clone closes too, but tells nobody of an error.
+    ///
+    /// The file stays locked, and [`Store::open`] answers [`Error::Locked`], until everything that
+    /// may still look at it is dropped: all clones of the store, its [`Tree`]s, [`Snapshot`]s,
+    /// [`Range`](crate::Range)s, [`Entry`](crate::Entry)s, [`ValueRef`](crate::ValueRef)s,
+    /// [`Writer`](crate::Writer)s and what they wrote. A [`Batch`] of bytes holds nothing.
     pub fn close(self) -> Result<(), Error> {
         self.inner.close()
     }
@@ -338,7 +345,7 @@ impl Store {
 impl Inner {
     fn close(&self) -> Result<(), Error> {
         self.threads.stop(&self.core);
-        if self.core.read_only || self.core.queue.lock().close() {
+        if self.core.close_handles() || self.core.read_only {
             return Ok(());
         }
         self.core.close()

@@ -62,9 +62,11 @@ impl Tree {
         }
     }
 
-    /// A dropped tree is read only through snapshots that were taken before.
+    /// A dropped tree is read only through snapshots that were taken before, and a tree of a closed
+    /// store not at all.
     pub(crate) fn refuse_dropped(&self) -> Result<(), Error> {
         if self.dropped.is() {
+            self.core.refuse_closed()?;
             return Err(Error::NoSuchTree);
         }
         Ok(())
@@ -244,6 +246,7 @@ impl Tree {
                 "parts of 1024 bytes and less are not streamed",
             ));
         }
+        self.refuse_dropped()?;
         Ok(Writer {
             writes: self.core.pool.writes(),
             inner: ExtentWriter::new(&self.core, length)?,

@@ -210,3 +210,57 @@ fn a_dropped_tree_is_read_through_snapshots_taken_before_alone() {
         2
     );
 }
+
+/// Reads went on behind the close, though not those of C as its header had it; and who opened the
+/// file again was sent to look for another process.
+#[test]
+fn a_closed_store_is_neither_read_nor_written_and_says_what_keeps_it_locked() {
+    let (_dir, path) = folder();
+    for access in ["closed", "dropped", "read-only"] {
+        if access == "closed" {
+            let store = Store::create(&path, &small()).unwrap();
+            store.create_tree(b"t").unwrap().put(b"k", b"v").unwrap();
+        }
+        let store = if access == "read-only" {
+            Store::open_read_only(&path, &small()).unwrap()
+        } else {
+            Store::open(&path, &small()).unwrap()
+        };
+        let tree = store.tree(b"t").unwrap();
+        let (snapshot, mut begun) = (store.snapshot(), tree.range(b"", None));
+        let entry = tree.entry(b"k").unwrap().unwrap();
+        for (call, answer) in newest(&tree) {
+            let may_fail = access == "read-only" && call == "update";
+            assert!(answer.is_ok() || may_fail, "{call}: {answer:?}");
+        }
+        let clone = store.clone();
+        if access == "dropped" {
+            drop((store, clone));
+        } else {
+            store.close().unwrap();
+            let late = clone.tree(b"t").unwrap().get(b"k");
+            assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+        }
+        for (call, answer) in newest(&tree) {
+            assert!(matches!(answer, Err(Error::Closed)), "{call}: {answer:?}");
+        }
+        for (call, answer) in reads(&snapshot, &tree) {
+            assert!(matches!(answer, Err(Error::Closed)), "{call}: {answer:?}");
+        }
+        assert!(matches!(begun.next(), Some(Err(Error::Closed))));
+        assert!(matches!(tree.writer(5000), Err(Error::Closed)));
+        if access != "read-only" {
+            let late = tree.put(b"k", b"late");
+            assert!(matches!(late, Err(Error::Closed)), "{late:?}");
+        }
+        // The last of them keeps the file locked, whichever it is.
+        drop((tree, snapshot, begun));
+        assert_eq!(entry.part(0).unwrap().unwrap(), b"v");
+        let refused = Store::open(&path, &small()).map(|_| ()).unwrap_err();
+        assert!(matches!(refused, Error::Locked));
+        let says = refused.to_string();
+        assert!(says.contains("in this process or another"), "{says}");
+        drop(entry);
+    }
+    Store::open(&path, &small()).unwrap().close().unwrap();
+}
