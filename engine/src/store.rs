@@ -50,6 +50,7 @@ impl Store {
 
     pub(crate) fn create_with(path: &Path, options: &Options, ring: Ring) -> Result<Self, Error> {
         const DOING: &str = "creating the store's file";
+        options.check()?;
         let mut unfinished = Unfinished::claim(path, DOING)?;
         let disk = FileDisk::create(unfinished.path()).map_err(|error| open_error(error, DOING))?;
         unfinished.made();
@@ -80,6 +81,7 @@ impl Store {
     }
 
     fn start(disk: Arc<dyn Disk>, options: &Options, access: Access) -> Result<Self, Error> {
+        options.check()?;
         let pool = IoPool::new(
             Arc::clone(&disk),
             PoolOptions {
