@@ -87,6 +87,22 @@ impl Change<'_> {
 
 /// Changes to any trees of one store that happen together. Of several changes of one key the
 /// last one counts. One that names trees of several stores is refused when it is committed.
+///
+/// ```
+/// # use engine::{Batch, Durability, Options, Store};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let options = Options { log_bytes: 1 << 20, ..Options::default() };
+/// # let store = Store::create(folder.path().join("store"), &options)?;
+/// let (accounts, log) = (store.create_tree(b"accounts")?, store.create_tree(b"log")?);
+/// let mut batch = Batch::new();
+/// batch.put(&accounts, b"ada", b"90").put(&accounts, b"bob", b"110");
+/// batch.put(&log, b"0001", b"ada to bob: 10");
+/// store.commit(batch, Durability::Durable)?;
+/// assert_eq!((accounts.count()?, log.count()?), (2, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Keys and short values, one behind the other.

@@ -14,6 +14,25 @@ use std::sync::Arc;
 /// options allow, it expires: reads answer [`Error::SnapshotExpired`] from then on. What it has
 /// handed out stays good. A tree of another store is refused, and so is
 /// one that was dropped before.
+///
+/// ```
+/// # use engine::{Options, Store};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let options = Options { log_bytes: 1 << 20, ..Options::default() };
+/// # let store = Store::create(folder.path().join("store"), &options)?;
+/// let tree = store.create_tree(b"t")?;
+/// tree.put(b"key", b"old")?;
+/// let before = store.snapshot();
+/// tree.put(b"key", b"new")?;
+/// assert_eq!(before.get(&tree, b"key")?.as_deref(), Some(&b"old"[..]));
+///
+/// let mut changed = Vec::new();
+/// before.diff(&tree, &store.snapshot(), &tree, |difference| changed.push(difference.key))?;
+/// assert_eq!(changed, [b"key"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) core: Arc<Core>,
