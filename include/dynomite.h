@@ -12,6 +12,15 @@
  * - A put or delete that returned OK survives a power cut.
  * - Bytes are a pointer and a length; NULL is fine where the length is 0.
  *
+ * To build: `cargo build --release -p dynomite-ffi` leaves libdynomite.so and libdynomite.a in
+ * target/release. From the root of the sources, a program is compiled, linked and run by
+ *
+ *   cc prog.c -I include -L target/release -ldynomite -lpthread -ldl -lm -o prog
+ *   LD_LIBRARY_PATH=target/release ./prog
+ *
+ * Without LD_LIBRARY_PATH if the library's place is written into the program,
+ * -Wl,-rpath,"$PWD/target/release", or if it is linked whole: -l:libdynomite.a for -ldynomite.
+ *
  * Not here yet: options, ranges, snapshots, batches, streams, diff.
  */
 
