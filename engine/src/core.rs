@@ -241,7 +241,7 @@ pub(crate) struct Core {
     pub(crate) summing: Helper,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
-    /// Nobody reads any more, and nobody writes.
+    /// [`crate::Store::close`] was called: nobody reads any more, and nobody writes.
     closed: AtomicBool,
     /// Why the last checkpoint of the maintenance thread ended early, if it may be tried again.
     checkpoint_error: Mutex<Option<Error>>,
@@ -342,12 +342,15 @@ impl Core {
         Ok(())
     }
 
-    /// From here on nothing joins and nothing is read. Whether nothing joined before.
-    pub(crate) fn close_handles(&self) -> bool {
+    /// From here on nothing joins, and unless `reads_go_on` nothing is read. Whether nothing joined
+    /// before.
+    pub(crate) fn close_handles(&self, reads_go_on: bool) -> bool {
         let mut queue = self.queue.lock();
-        self.closed.store(true, Ordering::Release);
-        // Under the queue's lock, so that no tree is created behind it.
-        self.directory.close();
+        if !reads_go_on {
+            self.closed.store(true, Ordering::Release);
+            // Under the queue's lock, so that no tree is created behind it.
+            self.directory.close();
+        }
         queue.close()
     }
 

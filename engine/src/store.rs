@@ -333,21 +333,22 @@ impl Store {
 
     /// Checkpoints and closes, also for the other clones. Later reads and writes through any handle
     /// (a tree, a snapshot, a range) are refused with [`Error::Closed`]; what was handed out before
-    /// stays good. Dropping the last clone closes too, but tells nobody of an error.
+    /// stays good. Dropping the last clone checkpoints too, tells nobody of an error, and refuses
+    /// writes alone: a tree or a snapshot that is left goes on to be read.
     ///
     /// The file stays locked, and [`Store::open`] answers [`Error::Locked`], until everything that
     /// may still look at it is dropped: all clones of the store, its [`Tree`]s, [`Snapshot`]s,
     /// [`Range`](crate::Range)s, [`Entry`](crate::Entry)s, [`ValueRef`](crate::ValueRef)s,
     /// [`Writer`](crate::Writer)s and what they wrote. A [`Batch`] of bytes holds nothing.
     pub fn close(self) -> Result<(), Error> {
-        self.inner.close()
+        self.inner.close(false)
     }
 }
 
 impl Inner {
-    fn close(&self) -> Result<(), Error> {
+    fn close(&self, reads_go_on: bool) -> Result<(), Error> {
         self.threads.stop(&self.core);
-        if self.core.close_handles() || self.core.read_only {
+        if self.core.close_handles(reads_go_on) || self.core.read_only {
             return Ok(());
         }
         self.core.close()
@@ -359,7 +360,7 @@ impl Drop for Inner {
         // Without close() nobody learns of an error; the log holds all that was acknowledged. A
         // thread that panics leaves the store to its next opening.
         if !std::thread::panicking() {
-            let _ = self.close();
+            let _ = self.close(true);
         }
     }
 }
