@@ -12,6 +12,15 @@
  * - A put or delete that returned OK survives a power cut.
  * - Bytes are a pointer and a length; NULL is fine where the length is 0.
  *
+ * To build: `cargo build --release -p dynomite-ffi` leaves libdynomite.so and libdynomite.a in
+ * target/release. From the root of the sources, a program is compiled, linked and run by
+ *
+ *   cc prog.c -I include -L target/release -ldynomite -lpthread -ldl -lm -o prog
+ *   LD_LIBRARY_PATH=target/release ./prog
+ *
+ * Without LD_LIBRARY_PATH if the library's place is written into the program,
+ * -Wl,-rpath,"$PWD/target/release", or if it is linked whole: -l:libdynomite.a for -ldynomite.
+ *
  * Not here yet: options, ranges, snapshots, batches, streams, diff.
  */
 
@@ -193,7 +202,8 @@ dynomite_status dynomite_open(const char *path, dynomite_store **out);
 /**
  * Closes a store, so that its next opening has nothing to recover. The handle is gone whatever
  * this returns; what was acknowledged is safe in any case. Its trees are to be closed too, before
- * or after: calls through them are refused from now on.
+ * or after: reads and writes through them answer `CLOSED` from now on. Values that were read stay
+ * good. The file stays locked, and its next opening answers `LOCKED`, until the last tree is closed.
  *
  * # Safety
  * `store` is NULL or a handle that no other call uses now or later.

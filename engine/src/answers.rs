@@ -47,6 +47,9 @@ impl Tree {
         key: &[u8],
         completion: impl FnOnce(Result<Option<Entry>, Error>) + Send + 'static,
     ) {
+        if let Err(refused) = self.refuse_dropped() {
+            return completion(Err(refused));
+        }
         loop {
             let view = View::newest(self.core());
             let seen = if planted::has(Bug::AsyncReadsBase) {
@@ -79,8 +82,8 @@ impl Snapshot {
         key: &[u8],
         completion: impl FnOnce(Result<Option<Entry>, Error>) + Send + 'static,
     ) {
-        match self.held() {
-            Err(expired) => completion(Err(expired)),
+        match self.held_for(tree) {
+            Err(refused) => completion(Err(refused)),
             Ok(held) => {
                 let seen = held.view.look(tree.id(), key, true);
                 go_on(

@@ -141,7 +141,7 @@ impl Store {
         };
         let mut pace = Pace::new(core);
         for (name, id) in &names {
-            let tree = Tree::new(core, *id);
+            let tree = Tree::shown(core, *id);
             let into = copy.create_tree(name).map_err(of_copy)?;
             let mut copying = Copying {
                 copy,
@@ -165,7 +165,7 @@ impl Store {
         }
         copy.checkpoint().map_err(of_copy)?;
         for (name, id) in &names {
-            let original = snapshot.fingerprint(&Tree::new(core, *id), &[], None)?;
+            let original = snapshot.fingerprint(&Tree::shown(core, *id), &[], None)?;
             let copied = copy.tree(name)?.fingerprint(&[], None)?;
             if copied != original && !planted::has(Bug::BackupLosesTail) {
                 return Err(Error::CopyDiffers { tree: name.clone() });

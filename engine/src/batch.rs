@@ -1,7 +1,10 @@
 //! What a writer wants to happen, all of it or nothing.
 
+use crate::core::Core;
 use crate::entry::Entry;
+use crate::error::Error;
 use crate::extents::Written;
+use crate::tree::FOREIGN;
 use crate::write::Changes;
 use dmerkle::TreeId;
 use dmerkle::format::body::{INLINE_ALWAYS_BYTES, PartRef};
@@ -83,12 +86,39 @@ impl Change<'_> {
 }
 
 /// Changes to any trees of one store that happen together. Of several changes of one key the
-/// last one counts.
+/// last one counts. One that names trees of several stores is refused when it is committed.
+///
+/// ```
+/// # use engine::{Batch, Durability, Options, Store};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let options = Options { log_bytes: 1 << 20, ..Options::default() };
+/// # let store = Store::create(folder.path().join("store"), &options)?;
+/// let (accounts, log) = (store.create_tree(b"accounts")?, store.create_tree(b"log")?);
+/// let mut batch = Batch::new();
+/// batch.put(&accounts, b"ada", b"90").put(&accounts, b"bob", b"110");
+/// batch.put(&log, b"0001", b"ada to bob: 10");
+/// store.commit(batch, Durability::Durable)?;
+/// assert_eq!((accounts.count()?, log.count()?), (2, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Keys and short values, one behind the other.
     bytes: Vec<u8>,
     planned: Vec<Planned>,
+    of: Of,
+}
+
+/// Whose trees a batch names, by the stores' numbers.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    #[default]
+    Nobody,
+    Store(u64),
+    /// No store takes it.
+    Several,
 }
 
 #[derive(Debug)]
@@ -146,10 +176,25 @@ impl Batch {
     }
 
     fn plan(&mut self, tree: &crate::Tree, key: &[u8], plan: Plan) -> &mut Self {
+        let store = Of::Store(tree.store_number());
+        if self.of != store {
+            self.of = match self.of {
+                Of::Nobody => store,
+                Of::Store(_) | Of::Several => Of::Several,
+            };
+        }
         let key = self.keep(key);
         let tree = tree.id();
         self.planned.push(Planned { tree, key, plan });
         self
+    }
+
+    /// A tree's id says nothing in another store: a batch that names one is refused as a whole.
+    pub(crate) fn refuse_foreign(&self, core: &Core) -> Result<(), Error> {
+        if self.of == Of::Nobody || self.of == Of::Store(core.number) {
+            return Ok(());
+        }
+        Err(Error::BadOption(FOREIGN))
     }
 
     /// What is to be done, in the order of the calls. Takes the entries out.

@@ -31,6 +31,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The next number of an open store, see [`Core::number`].
+static NEXT_NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
 /// Units for branches and the catalog that every checkpoint may need.
 const RESERVE_UNITS_MIN: u64 = 16;
 
@@ -199,6 +202,9 @@ pub(crate) struct Joined {
 }
 
 pub(crate) struct Core {
+    /// Which of the stores that this process has opened it is; no two have the same, not even one
+    /// after the other at the same address.
+    pub(crate) number: u64,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: IoPool,
     pub(crate) identity: Identity,
@@ -232,6 +238,8 @@ pub(crate) struct Core {
     pub(crate) summing: Helper,
     poison: Mutex<Option<Poison>>,
     poisoned: AtomicBool,
+    /// [`crate::Store::close`] was called: nobody reads any more, and nobody writes.
+    closed: AtomicBool,
     /// Why the last checkpoint of the maintenance thread ended early, if it may be tried again.
     checkpoint_error: Mutex<Option<Error>>,
     /// Threads lead and checkpoint; without them the callers do.
@@ -266,6 +274,7 @@ impl Core {
         let registry = Registry::default();
         registry.publish(&parts.state);
         Arc::new(Self {
+            number: NEXT_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             cache: NodeCache::new(parts.options.cache_bytes),
             turnover: Turnover::new(&parts.identity.geometry),
             visible: AtomicU64::new(parts.queue.issued.0),
@@ -292,6 +301,7 @@ impl Core {
             summing: Helper::default(),
             poison: Mutex::new(None),
             poisoned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             checkpoint_error: Mutex::new(None),
             threaded: AtomicBool::new(false),
             read_only: parts.read_only,
@@ -325,6 +335,26 @@ impl Core {
                 cause: poison.cause,
                 durable: poison.durable,
             });
+        }
+        Ok(())
+    }
+
+    /// From here on nothing joins, and unless `reads_go_on` nothing is read. Whether nothing joined
+    /// before.
+    pub(crate) fn close_handles(&self, reads_go_on: bool) -> bool {
+        let mut queue = self.queue.lock();
+        if !reads_go_on {
+            self.closed.store(true, Ordering::Release);
+            // Under the queue's lock, so that no tree is created behind it.
+            self.directory.close();
+        }
+        queue.close()
+    }
+
+    /// Refuses once the store was closed.
+    pub(crate) fn refuse_closed(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
         }
         Ok(())
     }
@@ -409,7 +439,7 @@ impl Core {
             &self.identity.geometry,
         );
         if let Some(change) = prepared.trees {
-            self.directory.apply(change);
+            self.directory.apply(change, end);
             self.directory.note_change(end);
         }
         if !durable {

@@ -7,7 +7,7 @@
 use crate::core::{Refused, Staged, TreeChange};
 use crate::error::Error;
 use crate::sync::RwLock;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use dmerkle::{Lsn, TreeId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,18 +22,50 @@ pub(crate) struct Changes {
     pub(crate) dropped: Vec<TreeId>,
 }
 
+/// Whether a tree was dropped, and when: shared with its handles, which learn of it from here.
+#[derive(Debug)]
+pub(crate) struct Dropped {
+    /// The end of the batch that dropped it; the largest LSN while it is there, the smallest once
+    /// the store was closed: so a read looks at one place.
+    at: AtomicU64,
+}
+
+impl Dropped {
+    const NOT: u64 = u64::MAX;
+
+    /// Of a tree that is there.
+    pub(crate) fn not_yet() -> Self {
+        Self::at(Lsn(Self::NOT))
+    }
+
+    pub(crate) fn at(end: Lsn) -> Self {
+        Self {
+            at: AtomicU64::new(end.0),
+        }
+    }
+
+    /// Whether it was, be it visible or not, or the store was closed.
+    pub(crate) fn is(&self) -> bool {
+        self.at.load(Ordering::Acquire) != Self::NOT
+    }
+
+    /// Whether one who sees everything up to `lsn` sees the drop.
+    pub(crate) fn is_seen_from(&self, lsn: Lsn) -> bool {
+        self.at.load(Ordering::Acquire) <= lsn.0
+    }
+}
+
 /// A tree that is not dropped.
 struct Live {
     name: Vec<u8>,
-    /// Shared with the tree's handles, which learn of the drop from it.
-    dropped: Arc<AtomicBool>,
+    dropped: Arc<Dropped>,
 }
 
 impl Live {
     fn new(name: Vec<u8>) -> Self {
         Self {
             name,
-            dropped: Arc::default(),
+            dropped: Arc::new(Dropped::not_yet()),
         }
     }
 }
@@ -88,7 +120,7 @@ impl Directory {
     }
 
     /// What tells the handles of a tree that it was dropped; none if it is.
-    pub(crate) fn dropped_flag(&self, tree: TreeId) -> Option<Arc<AtomicBool>> {
+    pub(crate) fn dropped_flag(&self, tree: TreeId) -> Option<Arc<Dropped>> {
         let names = self.names.read();
         names.by_id.get(&tree).map(|live| Arc::clone(&live.dropped))
     }
@@ -123,8 +155,8 @@ impl Directory {
         }
     }
 
-    /// Makes a change that [`Directory::check`] allowed.
-    pub(crate) fn apply(&self, change: TreeChange) {
+    /// Makes a change that [`Directory::check`] allowed, of the batch that ends there.
+    pub(crate) fn apply(&self, change: TreeChange, end: Lsn) {
         let mut names = self.names.write();
         match change {
             TreeChange::Create { tree, name } => {
@@ -135,11 +167,18 @@ impl Directory {
             }
             TreeChange::Drop { tree } => {
                 if let Some(live) = names.by_id.remove(&tree) {
-                    live.dropped.store(true, Ordering::Release);
+                    live.dropped.at.store(end.0, Ordering::Release);
                     names.by_name.remove(&live.name);
                     names.changes.dropped.push(tree);
                 }
             }
+        }
+    }
+
+    /// The store was closed: no handle reads any more.
+    pub(crate) fn close(&self) {
+        for live in self.names.read().by_id.values() {
+            live.dropped.at.store(0, Ordering::Release);
         }
     }
 

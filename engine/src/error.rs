@@ -43,7 +43,8 @@ pub enum Error {
     },
     /// The newer superblock is gone, and the older one is not safe to open.
     SuperblockLost,
-    /// Another process (or another handle in this one) has the store open.
+    /// The store is open already, in this process or another; see [`Store::close`](crate::Store::close)
+    /// for what keeps it so.
     Locked,
     /// There is a store (or another file) where one should be created.
     Exists,
@@ -207,9 +208,10 @@ impl fmt::Display for Error {
                 "the newer superblock is damaged and the log shows that space of the older one was \
                  reused; restore from a backup",
             ),
-            Self::Locked => {
-                f.write_str("the store is open in another process; stop that one first")
-            }
+            Self::Locked => f.write_str(
+                "the store is open already, in this process or another: close it and drop every \
+                     handle of it, or stop the other process",
+            ),
             Self::Exists => f.write_str("there is already a file at this place"),
             Self::NoSuchTree => f.write_str("no tree of this name"),
             Self::TreeExists => f.write_str("a tree of this name exists"),

@@ -3,6 +3,47 @@
 //! A [`Store`] is one file of many named trees, crash-safe, with one log and one allocator. What
 //! its bytes mean is `dmerkle`'s business.
 //!
+//! ```
+//! use engine::{Durability, Error, Options, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("pictures.dynomite");
+//! let options = Options {
+//!     log_bytes: 4 << 20, // fixed when the store is created
+//!     ..Options::default()
+//! };
+//! let store = Store::create(&path, &options)?; // the next time: Store::open
+//! let pictures = store.tree_or_create(b"pictures")?;
+//!
+//! // When this returns it survives a power cut.
+//! pictures.put(b"cat", b"meow")?;
+//! assert_eq!(pictures.get(b"cat")?.as_deref(), Some(&b"meow"[..]));
+//!
+//! let snapshot = store.snapshot();
+//!
+//! // All of it or nothing. Buffered: visible at once, on the disk within about a second.
+//! let mut batch = store.batch();
+//! batch.put(&pictures, b"dog", b"woof").delete(&pictures, b"cat");
+//! store.commit(batch, Durability::Buffered)?;
+//! assert!(!pictures.has(b"cat")?);
+//! assert!(snapshot.has(&pictures, b"cat")?, "it shows what was there when it was taken");
+//!
+//! for entry in pictures.range(b"d", Some(b"e")) {
+//!     let entry = entry?;
+//!     assert_eq!((entry.key(), entry.part(0)?.as_deref()), (&b"dog"[..], Some(&b"woof"[..])));
+//! }
+//!
+//! // From here on all handles are refused; the file is free once they are dropped.
+//! store.close()?;
+//! assert!(matches!(pictures.get(b"dog"), Err(Error::Closed)));
+//! drop((pictures, snapshot));
+//! let store = Store::open(&path, &options)?;
+//! assert_eq!(store.tree(b"pictures")?.count()?, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Where to look:
 //! - a commit: `write` encodes, `queue` orders, `lead` writes and flushes, `memtable` shows;
 //! - a read: `view` and `snapshot`, over `memtable`, `cache` and `extents`; one that never waits:

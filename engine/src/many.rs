@@ -24,7 +24,7 @@ struct Descent<'a> {
 impl Snapshot {
     /// The values of many keys. Nodes that are not in memory are read together, level by level.
     pub fn get_many(&self, tree: &Tree, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        let held = self.held()?;
+        let held = self.held_for(tree)?;
         let entries = entries(&held.view, tree.id(), keys)?;
         let values = entries.into_iter().map(|entry| match entry {
             Some(entry) => entry.part(0),

@@ -4,6 +4,15 @@ use crate::error::Error;
 use dmerkle::fingerprint::FingerprintKey;
 use dmerkle::{Geometry, Lsn};
 
+/// More threads than any disk has use for, and few enough that a process may have them.
+const IO_THREADS_MAX: usize = 1024;
+
+/// The smallest log of a store in a file.
+const LOG_BYTES_MIN: u64 = 1 << 20;
+
+/// The most that the format allows.
+const LOG_BYTES_MAX: u64 = 1 << 40;
+
 /// When a commit is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
@@ -34,7 +43,7 @@ pub struct Options {
     /// written the next operations gather, so it may be twice as much; and until nobody has written
     /// for two seconds as much stays ready for those to come (the system may take it back sooner).
     pub memtable_bytes: u64,
-    /// Bytes of the log ring, fixed at creation; from 1 MiB.
+    /// Bytes of the log ring, fixed at creation; from 1 MiB to 1 TiB.
     pub log_bytes: u64,
     /// Bytes of an ordinary leaf, fixed at creation: 4096 doubled up to twice; none says the default,
     /// 16 KiB. A change of one entry writes a leaf, and a read that misses the cache reads one: small
@@ -55,7 +64,7 @@ pub struct Options {
     /// Bytes of space and memory that only snapshots keep from being reused; beyond it the oldest
     /// expire.
     pub snapshot_bytes_max: u64,
-    /// Threads of the I/O pool.
+    /// Threads of the I/O pool, at most 1024; 0 means 1.
     pub io_threads: usize,
     /// The pool's backend.
     pub backend: Backend,
@@ -88,9 +97,29 @@ impl Default for Options {
 }
 
 impl Options {
+    /// Refuses what no machine should try. What else is wrong is met where it is used.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.io_threads > IO_THREADS_MAX {
+            return Err(Error::BadOption("io_threads is at most 1024"));
+        }
+        Ok(())
+    }
+
     /// The sizes of a new store.
     pub(crate) fn geometry(&self) -> Result<Geometry, Error> {
         let mut geometry = self.geometry;
+        if self.log_bytes > LOG_BYTES_MAX {
+            return Err(Error::BadOption("the log (log_bytes) has at most 1 TiB"));
+        }
+        // Small sizes are for tests, whose logs are small too.
+        if geometry.unit_bytes >= 4096 && self.log_bytes < LOG_BYTES_MIN {
+            return Err(Error::BadOption("the log (log_bytes) needs at least 1 MiB"));
+        }
+        if self.log_bytes < 16 * u64::from(geometry.log_block_bytes) {
+            return Err(Error::BadOption(
+                "the log (log_bytes) needs at least 16 blocks",
+            ));
+        }
         geometry.ring_bytes = self.log_bytes.next_multiple_of(geometry.unit());
         if let Some(bytes) = self.leaf_bytes {
             let orders = 0..=Geometry::default().leaf_order;
@@ -103,9 +132,6 @@ impl Options {
         geometry
             .validate()
             .map_err(|_| Error::BadOption("the sizes of the store do not fit each other"))?;
-        if geometry.unit_bytes >= 4096 && geometry.ring_bytes < 1 << 20 {
-            return Err(Error::BadOption("the log needs at least 1 MiB"));
-        }
         Ok(geometry)
     }
 }

@@ -86,6 +86,8 @@ pub struct Range {
     base: Cursor<AlignedBuf>,
     begun: bool,
     done: bool,
+    /// Said instead of the first entry.
+    refused: Option<Error>,
     /// How many of the nodes asked for are still to come; none was asked for before the second leaf.
     asked: Option<usize>,
     /// How many were asked for last.
@@ -126,9 +128,16 @@ impl Range {
             base: Cursor::new(state.map_or(Pointer::NONE, |state| state.base.root(tree).pointer)),
             begun: false,
             done: high.is_some_and(|high| high <= low),
+            refused: None,
             asked: None,
             ahead: 0,
         }
+    }
+
+    /// Walks only if that is allowed: who calls learns of a refusal in place of the first entry.
+    pub(crate) fn if_allowed(mut self, allowed: Result<(), Error>) -> Self {
+        self.refused = self.refused.or(allowed.err());
+        self
     }
 
     fn direction(&self) -> Direction {
@@ -286,6 +295,9 @@ impl Range {
         mut show: impl FnMut(EntryRef<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         debug_assert!(!self.back, "leaves are shown in ascending order");
+        if let Some(refused) = self.refused.take() {
+            return Err(refused);
+        }
         let mut key = Vec::new();
         while !self.done {
             let held = self.snapshot.held()?;
@@ -344,6 +356,10 @@ impl Iterator for Range {
     type Item = Result<Entry, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(refused) = self.refused.take() {
+            self.done = true;
+            return Some(Err(refused));
+        }
         if self.done {
             return None;
         }
@@ -357,7 +373,7 @@ impl Iterator for Range {
 impl Snapshot {
     /// The entries in `low..high` (no upper bound if `None`), ascending.
     pub fn range(&self, tree: &Tree, low: &[u8], high: Option<&[u8]>) -> Range {
-        Range::new(self, tree.id(), low, high, false)
+        Range::new(self, tree.id(), low, high, false).if_allowed(self.refuse(tree))
     }
 
     /// Shows `visit` the entries in `low..high`, ascending, in place, until it breaks off.
@@ -369,12 +385,12 @@ impl Snapshot {
         high: Option<&[u8]>,
         visit: impl FnMut(EntryRef<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        Range::new(self, tree.id(), low, high, false).visit(visit)
+        self.range(tree, low, high).visit(visit)
     }
 
     /// The same entries, descending.
     pub fn range_back(&self, tree: &Tree, low: &[u8], high: Option<&[u8]>) -> Range {
-        Range::new(self, tree.id(), low, high, true)
+        Range::new(self, tree.id(), low, high, true).if_allowed(self.refuse(tree))
     }
 
     /// Count and fingerprint of the entries in `low..high`. Costs a few nodes for the base, and a
@@ -385,6 +401,7 @@ impl Snapshot {
         low: &[u8],
         high: Option<&[u8]>,
     ) -> Result<Summary, Error> {
+        self.refuse(tree)?;
         let parts = self.summaries(tree.id(), low, &[], high)?;
         Ok(parts[0])
     }
@@ -429,6 +446,7 @@ impl Snapshot {
             snapshot: self.clone(),
             _exempt: self.exempt(),
             tree: tree.id(),
+            refused: self.refuse(tree).err(),
         }
     }
 }
@@ -458,9 +476,16 @@ pub struct SnapshotContents {
     snapshot: Snapshot,
     _exempt: Exempt,
     tree: TreeId,
+    /// Said whenever something is asked.
+    refused: Option<Error>,
 }
 
 impl SnapshotContents {
+    /// The snapshot, if the tree is one of its own.
+    fn snapshot(&self) -> Result<&Snapshot, Error> {
+        self.refused.clone().map_or(Ok(&self.snapshot), Err)
+    }
+
     fn key(&self) -> &dmerkle::fingerprint::FingerprintKey {
         &self.snapshot.core.identity.key
     }
@@ -483,7 +508,7 @@ impl Contents for SnapshotContents {
         cuts: &[Vec<u8>],
         high: Option<&[u8]>,
     ) -> Result<Vec<Summary>, Error> {
-        self.snapshot.summaries(self.tree, low, cuts, high)
+        self.snapshot()?.summaries(self.tree, low, cuts, high)
     }
 
     fn split(
@@ -492,7 +517,7 @@ impl Contents for SnapshotContents {
         high: Option<&[u8]>,
         parts: usize,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        let held = self.snapshot.held()?;
+        let held = self.snapshot()?.held()?;
         let view = &held.view;
         let root = view.state.base.root(self.tree);
         let split = Split::new(&root, KeyRange::new(low, high), parts);
@@ -534,7 +559,7 @@ impl Contents for SnapshotContents {
         if left == 0 {
             return Ok(());
         }
-        Range::new(&self.snapshot, self.tree, low, high, false).visit(|entry| {
+        Range::new(self.snapshot()?, self.tree, low, high, false).visit(|entry| {
             visit(entry.key(), entry.fingerprint());
             left -= 1;
             if left == 0 {

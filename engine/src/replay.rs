@@ -148,10 +148,10 @@ impl Replay<'_> {
                 Operation::Delete { tree, key, .. } => self.insert(tree, key, end, OpRef::Delete),
                 Operation::CreateTree { tree, name } => {
                     let name = name.to_vec();
-                    self.directory.apply(TreeChange::Create { tree, name });
+                    self.directory.apply(TreeChange::Create { tree, name }, end);
                 }
                 Operation::DropTree { tree } => {
-                    self.directory.apply(TreeChange::Drop { tree });
+                    self.directory.apply(TreeChange::Drop { tree }, end);
                 }
             }
         }

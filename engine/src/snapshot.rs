@@ -12,7 +12,27 @@ use std::sync::Arc;
 /// All trees as they were when it was taken. While it is held, the space of what it shows is not
 /// reused; dropping it (and its clones) gives that up. Held for longer, or pinning more, than the
 /// options allow, it expires: reads answer [`Error::SnapshotExpired`] from then on. What it has
-/// handed out stays good.
+/// handed out stays good. A tree of another store is refused, and so is
+/// one that was dropped before.
+///
+/// ```
+/// # use engine::{Options, Store};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let options = Options { log_bytes: 1 << 20, ..Options::default() };
+/// # let store = Store::create(folder.path().join("store"), &options)?;
+/// let tree = store.create_tree(b"t")?;
+/// tree.put(b"key", b"old")?;
+/// let before = store.snapshot();
+/// tree.put(b"key", b"new")?;
+/// assert_eq!(before.get(&tree, b"key")?.as_deref(), Some(&b"old"[..]));
+///
+/// let mut changed = Vec::new();
+/// before.diff(&tree, &store.snapshot(), &tree, |difference| changed.push(difference.key))?;
+/// assert_eq!(changed, [b"key"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Snapshot {
     pub(crate) core: Arc<Core>,
@@ -35,7 +55,21 @@ impl Snapshot {
 
     /// What to read, for the time of one read.
     pub(crate) fn held(&self) -> Result<Arc<Held>, Error> {
+        self.core.refuse_closed()?;
         self.pin.held()
+    }
+
+    /// What to read of a tree, for the time of one read.
+    pub(crate) fn held_for(&self, tree: &Tree) -> Result<Arc<Held>, Error> {
+        self.refuse(tree)?;
+        self.held()
+    }
+
+    /// Refuses a tree that is not the snapshot's: of another store, or dropped before.
+    pub(crate) fn refuse(&self, tree: &Tree) -> Result<(), Error> {
+        tree.refuse_foreign(&self.core)?;
+        self.core.refuse_closed()?;
+        tree.refuse_dropped_before(self.pin.at)
     }
 
     /// Keeps the snapshot from expiring.
@@ -61,12 +95,12 @@ impl Snapshot {
         key: &[u8],
         see: impl FnOnce(EntryRef<'_>) -> R,
     ) -> Result<Option<R>, Error> {
-        self.held()?.view.read(tree.id(), key, see)
+        self.held_for(tree)?.view.read(tree.id(), key, see)
     }
 
     /// The entry of a key.
     pub fn entry(&self, tree: &Tree, key: &[u8]) -> Result<Option<Entry>, Error> {
-        self.held()?.view.entry(tree.id(), key)
+        self.held_for(tree)?.view.entry(tree.id(), key)
     }
 
     /// Whether there is an entry.

@@ -50,6 +50,7 @@ impl Store {
 
     pub(crate) fn create_with(path: &Path, options: &Options, ring: Ring) -> Result<Self, Error> {
         const DOING: &str = "creating the store's file";
+        options.check()?;
         let mut unfinished = Unfinished::claim(path, DOING)?;
         let disk = FileDisk::create(unfinished.path()).map_err(|error| open_error(error, DOING))?;
         unfinished.made();
@@ -80,6 +81,7 @@ impl Store {
     }
 
     fn start(disk: Arc<dyn Disk>, options: &Options, access: Access) -> Result<Self, Error> {
+        options.check()?;
         let pool = IoPool::new(
             Arc::clone(&disk),
             PoolOptions {
@@ -274,8 +276,10 @@ impl Store {
         Batch::new()
     }
 
-    /// Commits a batch over any trees of this store: all of it or nothing.
+    /// Commits a batch over any trees of this store: all of it or nothing. One that names a tree
+    /// of another store is refused.
     pub fn commit(&self, mut batch: Batch, durability: Durability) -> Result<Lsn, Error> {
+        batch.refuse_foreign(self.core())?;
         self.core().write(batch.changes(), durability)
     }
 
@@ -287,6 +291,7 @@ impl Store {
         durability: Durability,
         completion: impl FnOnce(Result<Lsn, Error>) + Send + 'static,
     ) -> Result<(), Error> {
+        batch.refuse_foreign(self.core())?;
         self.core()
             .write_async(batch.changes(), durability, Box::new(completion))
     }
@@ -326,16 +331,24 @@ impl Store {
         self.core().identity.key.id()
     }
 
-    /// Checkpoints and closes. Later writes through any handle are refused.
+    /// Checkpoints and closes, also for the other clones. Later reads and writes through any handle
+    /// (a tree, a snapshot, a range) are refused with [`Error::Closed`]; what was handed out before
+    /// stays good. Dropping the last clone checkpoints too, tells nobody of an error, and refuses
+    /// writes alone: a tree or a snapshot that is left goes on to be read.
+    ///
+    /// The file stays locked, and [`Store::open`] answers [`Error::Locked`], until everything that
+    /// may still look at it is dropped: all clones of the store, its [`Tree`]s, [`Snapshot`]s,
+    /// [`Range`](crate::Range)s, [`Entry`](crate::Entry)s, [`ValueRef`](crate::ValueRef)s,
+    /// [`Writer`](crate::Writer)s and what they wrote. A [`Batch`] of bytes holds nothing.
     pub fn close(self) -> Result<(), Error> {
-        self.inner.close()
+        self.inner.close(false)
     }
 }
 
 impl Inner {
-    fn close(&self) -> Result<(), Error> {
+    fn close(&self, reads_go_on: bool) -> Result<(), Error> {
         self.threads.stop(&self.core);
-        if self.core.read_only || self.core.queue.lock().close() {
+        if self.core.close_handles(reads_go_on) || self.core.read_only {
             return Ok(());
         }
         self.core.close()
@@ -347,7 +360,7 @@ impl Drop for Inner {
         // Without close() nobody learns of an error; the log holds all that was acknowledged. A
         // thread that panics leaves the store to its next opening.
         if !std::thread::panicking() {
-            let _ = self.close();
+            let _ = self.close(true);
         }
     }
 }

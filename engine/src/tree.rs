@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, Change, NewEntry};
 use crate::core::Core;
+use crate::directory::Dropped;
 use crate::entry::{Entry, EntryRef};
 use crate::error::Error;
 use crate::extents::{ExtentWriter, Written, read_extent};
@@ -10,7 +11,6 @@ use crate::options::Durability;
 use crate::planted::{self, Bug};
 use crate::range::Range;
 use crate::snapshot::Snapshot;
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::view::View;
 use crate::write::Decision;
 use dmerkle::format::body::{BodyRef, INLINE_ALWAYS_BYTES, PartRef};
@@ -19,12 +19,17 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+/// What a store says to a tree that is not its own.
+pub(crate) const FOREIGN: &str = "the tree belongs to another store";
+
 /// A tree: keys in the order of their bytes, each with an entry. Cheap to clone.
 #[derive(Clone)]
 pub struct Tree {
     core: Arc<Core>,
+    /// The core's, kept here for batches to compare.
+    store: u64,
     id: TreeId,
-    dropped: Arc<AtomicBool>,
+    dropped: Arc<Dropped>,
 }
 
 impl std::fmt::Debug for Tree {
@@ -37,19 +42,55 @@ impl Tree {
     /// The handle of a tree that is or was there.
     pub(crate) fn new(core: &Arc<Core>, id: TreeId) -> Self {
         let dropped = core.directory.dropped_flag(id);
+        // Of one that is gone by now nobody knows since when: no snapshot shows it to this handle.
+        let dropped = dropped.unwrap_or_else(|| Arc::new(Dropped::at(Lsn(0))));
+        Self::with(core, id, dropped)
+    }
+
+    /// The handle of a tree that a snapshot shows, whatever has become of it since: to read it
+    /// through that snapshot alone.
+    pub(crate) fn shown(core: &Arc<Core>, id: TreeId) -> Self {
+        Self::with(core, id, Arc::new(Dropped::not_yet()))
+    }
+
+    fn with(core: &Arc<Core>, id: TreeId, dropped: Arc<Dropped>) -> Self {
         Self {
             core: Arc::clone(core),
+            store: core.number,
             id,
-            dropped: dropped.unwrap_or_else(|| Arc::new(AtomicBool::new(true))),
+            dropped,
         }
     }
 
-    /// A dropped tree is read only through snapshots that were taken before.
+    /// A dropped tree is read only through snapshots that were taken before, and a tree of a closed
+    /// store not at all.
     pub(crate) fn refuse_dropped(&self) -> Result<(), Error> {
-        if self.dropped.load(Ordering::Acquire) {
+        if self.dropped.is() {
+            self.core.refuse_closed()?;
             return Err(Error::NoSuchTree);
         }
         Ok(())
+    }
+
+    /// Refuses it in a snapshot that was taken after its drop.
+    pub(crate) fn refuse_dropped_before(&self, lsn: Lsn) -> Result<(), Error> {
+        if self.dropped.is_seen_from(lsn) {
+            return Err(Error::NoSuchTree);
+        }
+        Ok(())
+    }
+
+    /// In another store its id is another tree's.
+    pub(crate) fn refuse_foreign(&self, core: &Core) -> Result<(), Error> {
+        if self.store != core.number {
+            return Err(Error::BadOption(FOREIGN));
+        }
+        Ok(())
+    }
+
+    /// The number of its store, see [`Core::number`].
+    pub(crate) fn store_number(&self) -> u64 {
+        self.store
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
@@ -176,6 +217,7 @@ impl Tree {
         durability: Durability,
         decide: impl FnMut(Option<&Entry>) -> Result<Decision, Error>,
     ) -> Result<Lsn, Error> {
+        self.refuse_dropped()?;
         self.core.update(self.id, key, durability, decide)
     }
 
@@ -204,6 +246,7 @@ impl Tree {
                 "parts of 1024 bytes and less are not streamed",
             ));
         }
+        self.refuse_dropped()?;
         Ok(Writer {
             writes: self.core.pool.writes(),
             inner: ExtentWriter::new(&self.core, length)?,
@@ -213,12 +256,14 @@ impl Tree {
 
     /// The entries in `low..high` as they are now, ascending.
     pub fn range(&self, low: &[u8], high: Option<&[u8]>) -> Range {
-        Snapshot::take(&self.core).range(self, low, high)
+        let range = Snapshot::take(&self.core).range(self, low, high);
+        range.if_allowed(self.refuse_dropped())
     }
 
     /// The same entries, descending.
     pub fn range_back(&self, low: &[u8], high: Option<&[u8]>) -> Range {
-        Snapshot::take(&self.core).range_back(self, low, high)
+        let range = Snapshot::take(&self.core).range_back(self, low, high);
+        range.if_allowed(self.refuse_dropped())
     }
 
     /// Shows `visit` the entries in `low..high` as they are now, in place; see

@@ -3,6 +3,8 @@
 //! Handles, statuses and a panic guard; no logic. The header is `include/dynomite.h`, made by
 //! cbindgen from this crate and compared with it by a test.
 //!
+//! How a C program is compiled and linked stands at the header's head, which `cbindgen.toml` holds.
+//!
 //! Where to look: `status` numbers what can go wrong; `guard` is the door that every call goes
 //! through; `arguments` believes what C hands in; `store` and `tree` are the calls.
 //!

@@ -54,7 +54,8 @@ pub unsafe extern "C" fn dynomite_open(path: *const c_char, out: *mut *mut Store
 
 /// Closes a store, so that its next opening has nothing to recover. The handle is gone whatever
 /// this returns; what was acknowledged is safe in any case. Its trees are to be closed too, before
-/// or after: calls through them are refused from now on.
+/// or after: reads and writes through them answer `CLOSED` from now on. Values that were read stay
+/// good. The file stays locked, and its next opening answers `LOCKED`, until the last tree is closed.
 ///
 /// # Safety
 /// `store` is NULL or a handle that no other call uses now or later.

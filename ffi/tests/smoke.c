@@ -41,6 +41,11 @@ int main(int count, char **arguments) {
     CHECK(dynomite_get(NULL, bytes("key"), 3, &value) == DYNOMITE_STATUS_INVALID_ARGUMENT);
     CHECK(dynomite_store_close(store) == DYNOMITE_STATUS_OK);
     CHECK(dynomite_put(tree, bytes("late"), 4, NULL, 0) == DYNOMITE_STATUS_CLOSED);
+    CHECK(dynomite_delete(tree, bytes("key"), 3) == DYNOMITE_STATUS_CLOSED);
+    CHECK(dynomite_get(tree, bytes("key"), 3, &value) == DYNOMITE_STATUS_CLOSED);
+    CHECK(value == NULL);
+    CHECK(dynomite_open(arguments[1], &store) == DYNOMITE_STATUS_LOCKED);
+    CHECK(strstr(dynomite_last_error(), "this process") != NULL);
     dynomite_tree_close(tree);
 
     CHECK(dynomite_open(arguments[1], &store) == DYNOMITE_STATUS_OK);

@@ -143,7 +143,9 @@ fn handles_and_bytes_keep_the_rules_of_memory() {
     // SAFETY: each closed once, the store before its tree, which is allowed.
     let status = unsafe { dynomite_store_close(store) };
     assert_eq!(status, Status::Ok);
-    assert_eq!(put(tree, b"late", b""), Status::of(&engine::Error::Closed));
+    assert_eq!(put(tree, b"late", b""), Status::Closed);
+    let (status, read) = get(tree, b"ccc");
+    assert!(status == Status::Closed && read.is_null());
     // SAFETY: closed once, and not used any more.
     unsafe { dynomite_tree_close(tree) };
 }
