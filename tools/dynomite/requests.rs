@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::arguments::{Backup, Folder, Get, Key, Node, Put, Reporting, Restore};
 use crate::files::{Sink, source};
 use crate::outcome::{Code, Failure, Naming, Outcome, say, say_json};
-use crate::status::amount;
+use crate::status::{amount, entries};
 
 /// The address of the text protocol of the node that was meant.
 pub fn address(node: &Node) -> Result<String, Failure> {
@@ -88,7 +88,11 @@ pub fn get(get: &Get) -> Outcome {
     }
     if wanted >= values {
         return Code::Usage.because(format_args!(
-            "there are {values} values, not {}",
+            "there {}, not {}",
+            match values {
+                1 => "is 1 value".to_owned(),
+                _ => format!("are {values} values"),
+            },
             wanted + 1
         ));
     }
@@ -186,8 +190,8 @@ fn say_backup(done: &str, report: &BackupReport, json: bool) -> Outcome {
         return say_json(&json!(report));
     }
     say(format_args!(
-        "{done} {} entries, {}, fingerprint {}",
-        report.entries,
+        "{done} {}, {}, fingerprint {}",
+        entries(report.entries),
         amount(report.bytes),
         report.fingerprint
     ))?;
@@ -210,8 +214,8 @@ pub fn check(check: &Reporting) -> Outcome {
             faults => format!("{faults} faults"),
         };
         say(format_args!(
-            "checked {} entries, {} newer changes and {} long values, {}: {found}",
-            report.entries,
+            "checked {}, {} newer changes and {} long values, {}: {found}",
+            entries(report.held),
             report.newer,
             report.extents,
             amount(report.bytes)

@@ -21,6 +21,10 @@ pub struct StoreStatus {
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
+    /// Entries as [`StoreStatus`] counts them: tombstones among them, what is newer than the trees
+    /// too, and nothing of the node's own.
+    #[serde(default)]
+    pub held: u64,
     /// Entries in the trees; the few of the node's own are among them.
     pub entries: u64,
     /// Changes that no checkpoint has carried into the trees yet.

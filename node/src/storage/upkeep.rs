@@ -22,6 +22,8 @@ impl Storage {
         let trees = self.store.trees();
         let names: HashMap<_, _> = trees.into_iter().map(|tree| (tree.id, tree.name)).collect();
         let mut found = CheckReport {
+            // A tree that cannot be read is among the violations already.
+            held: self.summary().map_or(report.entries, |sum| sum.count),
             entries: report.entries,
             newer: report.newer,
             nodes: report.nodes,
