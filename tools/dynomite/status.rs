@@ -59,7 +59,13 @@ fn text(status: &NodeStatus) -> String {
             counts.failures
         ),
     ];
-    for line in lines {
+    let waiting = (counts.puts_waiting > 0).then(|| {
+        format!(
+            "{} long puts wait for room: as much as is allowed is coming in already",
+            counts.puts_waiting
+        )
+    });
+    for line in lines.into_iter().chain(waiting) {
         out.push_str(&line);
         out.push('\n');
     }
