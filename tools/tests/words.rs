@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Node, bytes, done};
+use common::{Node, bytes, done, start};
 
 #[test]
 fn deleted_keys_are_counted_alike_by_status_backup_and_check_and_it_is_said() {
@@ -30,4 +30,17 @@ fn deleted_keys_are_counted_alike_by_status_backup_and_check_and_it_is_said() {
     }
     assert_eq!(node.fingerprint().1, 9);
     node.stop();
+}
+
+#[test]
+fn the_help_of_start_tells_every_key_of_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = done(folder.path(), &["start", "--help"]);
+    for key in node::config::KEYS {
+        let line = said.lines().find(|line| {
+            let line = line.trim_start();
+            line.starts_with(&format!("{} = ", key.name)) && line.ends_with(key.meaning)
+        });
+        assert!(line.is_some(), "{}: {said}", key.name);
+    }
 }
