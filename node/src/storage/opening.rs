@@ -64,9 +64,8 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
     let fault = |error| Error::store(&path, error);
     let store = match fs::symlink_metadata(&path) {
         Ok(_) => Store::open(&path, &options).map_err(fault)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(&path, options).map_err(fault)?
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&path, options)
+            .map_err(|error| Error::new_store(&path, error, config.log_size))?,
         Err(error) => return Err(Error::folder(&config.directory, error)),
     };
     let notices = Notices::default();
