@@ -8,7 +8,9 @@
 
 mod common;
 
-use common::{Node, bytes, done, start};
+use std::fs;
+
+use common::{Node, bytes, done, dynomite, start};
 
 #[test]
 fn deleted_keys_are_counted_alike_by_status_backup_and_check_and_it_is_said() {
@@ -43,4 +45,37 @@ fn the_help_of_start_tells_every_key_of_the_configuration() {
         });
         assert!(line.is_some(), "{}: {said}", key.name);
     }
+}
+
+#[test]
+fn a_store_whose_file_was_removed_is_a_fault_for_check_and_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), "data");
+    let arguments = ["check", "--data", "data"];
+    assert!(done(folder.path(), &arguments).contains("no damage"));
+    fs::remove_file(folder.path().join("data/store")).unwrap();
+    let output = dynomite(folder.path(), &arguments);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("has no name any more"), "{said}");
+    assert!(said.contains(": 1 fault"), "{said}");
+    let status = node.status();
+    let told = status["store"]["details"]["file_removed"].as_str();
+    assert!(told.unwrap().contains("dynomite backup"), "{status}");
+    done(folder.path(), &["backup", "copy", "--data", "data"]);
+    node.stop();
+}
+
+#[test]
+fn a_status_names_the_folder_that_the_data_was_moved_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), "data");
+    fs::rename(folder.path().join("data"), folder.path().join("moved")).unwrap();
+    let said = done(folder.path(), &["status", "--data", "moved"]);
+    let moved = folder.path().canonicalize().unwrap().join("moved");
+    assert!(
+        said.contains(&format!("data in {}\n", moved.display())),
+        "{said}"
+    );
+    node.kill();
 }

@@ -17,6 +17,7 @@ use engine::{Batch, Durability, FingerprintKey, Lsn, NewEntry, Options, Store, T
 
 use super::Storage;
 use super::damage::{Damage, Notices};
+use super::place::Place;
 use super::reports::{BackupReport, backup_report};
 use crate::config::Config;
 use crate::error::Error;
@@ -114,6 +115,7 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
         durability: durability(config),
         damage: Damage::default(),
         notices,
+        place: Place::of(&path),
     })
 }
 

@@ -67,6 +67,10 @@ pub struct BackupReport {
     pub fingerprint: String,
 }
 
+/// What an operator must know, and soon, whose store has lost its name.
+pub(super) const FILE_REMOVED: &str = "the store's file was removed and has no name any more: all \
+    that it holds goes when the node stops; save it with `dynomite backup` before, and restore that";
+
 /// Reads from a copy of `bytes` bytes what it holds.
 pub(super) fn backup_report(
     copy: &Store,
@@ -132,6 +136,9 @@ impl Storage {
         details.insert("backend".to_owned(), stats.backend.into());
         if let Some(cause) = stats.poisoned {
             details.insert("takes_no_writes_since".to_owned(), json!(cause));
+        }
+        if self.place.is_nameless() {
+            details.insert("file_removed".to_owned(), json!(FILE_REMOVED));
         }
         details.insert("damaged_keys_known".to_owned(), self.damage.keys().into());
         details

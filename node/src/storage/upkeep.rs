@@ -6,7 +6,7 @@ use std::path::Path;
 use engine::{Options, Store, Tree, TreeId, Violation};
 
 use super::opening::disk_bytes;
-use super::reports::{BackupReport, CheckReport, DamagedValue, backup_report};
+use super::reports::{BackupReport, CheckReport, DamagedValue, FILE_REMOVED, backup_report};
 use super::{Storage, StorageError, shown};
 use crate::control::Hex;
 use crate::hash::{Partition, TOKEN_BYTES};
@@ -60,6 +60,13 @@ impl Storage {
                     fault,
                 });
             }
+        }
+        if self.place.is_nameless() {
+            let removed = FILE_REMOVED.to_owned();
+            if self.damage.is_new(&removed) {
+                self.notices.tell(removed.clone());
+            }
+            found.violations.push(removed);
         }
         if all_named {
             self.damage.settle(since);
