@@ -322,7 +322,7 @@ fn utc(seconds: u64) -> String {
 
 /// The name of a process's program, unless it has ended. One whose parent never asks after it, as in
 /// many containers, is named long after it was killed.
-fn program(process: &str) -> Option<Vec<u8>> {
+pub fn program(process: &str) -> Option<Vec<u8>> {
     let status = fs::read(format!("/proc/{process}/stat")).ok()?;
     let start = status.iter().position(|byte| *byte == b'(')? + 1;
     let end = status.iter().rposition(|byte| *byte == b')')?;

@@ -79,3 +79,15 @@ fn a_status_names_the_folder_that_the_data_was_moved_to() {
     );
     node.kill();
 }
+
+#[test]
+fn a_stop_returns_when_the_log_has_its_last_line_and_the_process_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..5 {
+        let mut child = start(folder.path(), "data", &["-d"]).spawn().unwrap();
+        assert!(child.wait().unwrap().success());
+        done(folder.path(), &["stop", "--data", "data"]);
+        let log = fs::read_to_string(folder.path().join("data/dynomite.log")).unwrap();
+        assert!(log.trim_end().ends_with(" stopped"), "{log}");
+    }
+}
