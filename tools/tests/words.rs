@@ -81,6 +81,26 @@ fn a_status_names_the_folder_that_the_data_was_moved_to() {
 }
 
 #[test]
+fn a_start_that_comes_to_nothing_leaves_no_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    fs::create_dir(folder.path().join("mine")).unwrap();
+    for more in [&[][..], &["--detached"], &["--log", "logs/new"]] {
+        for data in ["new/data", "mine"] {
+            let mut arguments = vec!["start", "--data", data, "--text-port", &port];
+            arguments.extend(more);
+            let output = dynomite(folder.path(), &arguments);
+            assert_eq!(output.status.code(), Some(4), "{arguments:?}");
+            let left = fs::read_dir(folder.path()).unwrap();
+            let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(left, ["mine"], "{arguments:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path().join("mine")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_stop_returns_when_the_log_has_its_last_line_and_the_process_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     for _ in 0..5 {
