@@ -111,3 +111,23 @@ fn a_stop_returns_when_the_log_has_its_last_line_and_the_process_is_gone() {
         assert!(log.trim_end().ends_with(" stopped"), "{log}");
     }
 }
+
+#[test]
+fn torture_without_a_round_says_nothing_of_how_it_wrote() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = done(folder.path(), &["torture", "t", "--rounds", "0"]);
+    assert!(said.contains("held: 0 kills in "), "{said}");
+    assert!(!said.contains("page cache"), "{said}");
+}
+
+#[test]
+fn one_value_is_told_in_the_singular() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(folder.path(), "data");
+    node.connect().put(b"k", b"", 1, &mut &b"v"[..]).unwrap();
+    let arguments = ["get", "k", "--sibling", "2", "--data", "data"];
+    let output = dynomite(folder.path(), &arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("there is 1 value, not 2"), "{said}");
+    node.stop();
+}
