@@ -115,44 +115,44 @@ macro_rules! keys {
 
 keys! {
     told {
-    directory: PathBuf = |config| format!("{:?}", config.directory),
-        "the data folder; a relative one counts from the working directory";
-    listen: String = |config| format!("{:?}", config.listen),
-        "the address that clients reach the node at";
-    text_port: u16 = |config| config.text_port.to_string(),
-        "the port of the text protocol; 0 takes any free one";
-    q: u32 = |config| config.q.to_string(),
-        "log2 of the partitions, 0 to 16; fixed once the store is made";
-    n: u32 = |_| "1".to_owned(),
-        "copies of each value; only 1 for now";
-    r: u32 = |_| "1".to_owned(),
-        "copies that a get asks; only 1 for now";
-    w: u32 = |_| "1".to_owned(),
-        "copies that a put waits for; only 1 for now";
-    buffered_writes: bool = |config| config.buffered_writes.to_string(),
-        "whether a put is acknowledged before it is durable";
-    cache_size: u64 = |config| config.cache_size.to_string(),
-        "bytes of memory for what was read of the trees";
-    memtable_size: u64 = |config| config.memtable_size.to_string(),
-        "bytes of memory for writes that no checkpoint has carried yet";
-    log_size: u64 = |config| config.log_size.to_string(),
-        "bytes of the disk for the log, 1 MiB to 1 TiB; fixed once the store is made";
-    max_connections: usize = |config| config.max_connections.to_string(),
-        "connections of clients at a time, 1 to 1000000";
-    idle_seconds: u64 = |config| config.idle.as_secs().to_string(),
-        "seconds after which a connection without a command is ended";
-    slow_seconds: u64 = |config| config.slow.as_secs().to_string(),
-        "seconds that a client may take for a command or a reply, and one more per 64 KiB";
-    tombstone_days: u64 = |config| (config.tombstones.as_secs() / 86_400).to_string(),
-        "days for which a deleted key is kept, 1 to 36500";
+        directory: PathBuf = |config| format!("\"{}\"", config.directory.display()),
+            "the data folder; a relative one counts from the working directory";
+        listen: String = |config| format!("{:?}", config.listen),
+            "the address that clients reach the node at";
+        text_port: u16 = |config| config.text_port.to_string(),
+            "the port of the text protocol; 0 takes any free one";
+        q: u32 = |config| config.q.to_string(),
+            "log2 of the partitions, 0 to 16; fixed once the store is made";
+        n: u32 = |_| "1".to_owned(),
+            "copies of each value; only 1 for now";
+        r: u32 = |_| "1".to_owned(),
+            "copies that a get asks; only 1 for now";
+        w: u32 = |_| "1".to_owned(),
+            "copies that a put waits for; only 1 for now";
+        buffered_writes: bool = |config| config.buffered_writes.to_string(),
+            "whether a put is acknowledged before it is durable";
+        cache_size: u64 = |config| config.cache_size.to_string(),
+            "bytes of memory for what was read of the trees";
+        memtable_size: u64 = |config| config.memtable_size.to_string(),
+            "bytes of memory for writes that no checkpoint has carried yet";
+        log_size: u64 = |config| config.log_size.to_string(),
+            "bytes of the disk for the log, 1 MiB to 1 TiB; fixed once the store is made";
+        max_connections: usize = |config| config.max_connections.to_string(),
+            "connections of clients at a time, 1 to 1000000";
+        idle_seconds: u64 = |config| config.idle.as_secs().to_string(),
+            "seconds after which a connection without a command is ended";
+        slow_seconds: u64 = |config| config.slow.as_secs().to_string(),
+            "seconds that a client may take for a command or a reply, and one more per 64 KiB";
+        tombstone_days: u64 = |config| (config.tombstones.as_secs() / 86_400).to_string(),
+            "days for which a deleted key is kept, 1 to 36500";
     }
     passed over {
-    thrift_port: u16,
-    pb_port: u16,
-    web_port: u16,
-    storage_mod: String,
-    blocksize: serde::de::IgnoredAny,
-    cache: serde::de::IgnoredAny,
+        thrift_port: u16,
+        pb_port: u16,
+        web_port: u16,
+        storage_mod: String,
+        blocksize: serde::de::IgnoredAny,
+        cache: serde::de::IgnoredAny,
     }
 }
 

@@ -1,11 +1,6 @@
 //! Goal: what the commands say is true, and the same in each of them.
 //! Method: the program itself, with a node where one is needed.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as it must be"
-)]
-
 mod common;
 
 use std::fs;

@@ -500,8 +500,8 @@ fn clients_that_stall_in_long_puts_do_not_hold_up_the_puts_of_others() {
     // Room for two values, and more time for a stalled one than the test has.
     let limits = Limits {
         connections: 100,
-        idle: Duration::from_secs(600),
-        slow: Duration::from_secs(600),
+        idle: Duration::from_mins(10),
+        slow: Duration::from_mins(10),
         room: RoomLimits {
             short: 500_000,
             short_bytes: 1_000_000,
