@@ -73,31 +73,99 @@ const fn days(days: u64) -> Duration {
     Duration::from_secs(days * 86_400)
 }
 
-/// The file, as written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    n: Option<u32>,
-    r: Option<u32>,
-    w: Option<u32>,
-    q: Option<u32>,
-    directory: Option<PathBuf>,
-    listen: Option<String>,
-    text_port: Option<u16>,
-    buffered_writes: Option<bool>,
-    cache_size: Option<u64>,
-    memtable_size: Option<u64>,
-    log_size: Option<u64>,
-    max_connections: Option<usize>,
-    idle_seconds: Option<u64>,
-    slow_seconds: Option<u64>,
-    tombstone_days: Option<u64>,
-    thrift_port: Option<u16>,
-    pb_port: Option<u16>,
-    web_port: Option<u16>,
-    storage_mod: Option<String>,
-    blocksize: Option<serde::de::IgnoredAny>,
-    cache: Option<serde::de::IgnoredAny>,
+/// A key of the file, as people are told of it.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default, as the file would give it.
+    pub default: fn(&Config) -> String,
+    /// What it means, with its unit and its bounds.
+    pub meaning: &'static str,
+}
+
+/// The keys, once: what the parser takes and what people are told of. Those under `passed over`
+/// are the original's, for what this node does not have.
+macro_rules! keys {
+    (
+        told { $($name:ident: $kind:ty = $default:expr, $meaning:literal;)* }
+        passed over { $($over:ident: $over_kind:ty,)* }
+    ) => {
+        /// The file, as written.
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            $($name: Option<$kind>,)*
+            $($over: Option<$over_kind>,)*
+        }
+
+        /// What a file may say, in the order of telling.
+        pub const KEYS: &[Key] = &[
+            $(Key { name: stringify!($name), default: $default, meaning: $meaning },)*
+        ];
+
+        impl File {
+            /// The original's keys that are passed over, and whether the file has them.
+            fn passed_over(&self) -> Vec<(&'static str, bool)> {
+                vec![$((stringify!($over), self.$over.is_some()),)*]
+            }
+        }
+    };
+}
+
+keys! {
+    told {
+        directory: PathBuf = |config| format!("\"{}\"", config.directory.display()),
+            "the data folder; a relative one counts from the working directory";
+        listen: String = |config| format!("{:?}", config.listen),
+            "the address that clients reach the node at";
+        text_port: u16 = |config| config.text_port.to_string(),
+            "the port of the text protocol; 0 takes any free one";
+        q: u32 = |config| config.q.to_string(),
+            "log2 of the partitions, 0 to 16; fixed once the store is made";
+        n: u32 = |_| "1".to_owned(),
+            "copies of each value; only 1 for now";
+        r: u32 = |_| "1".to_owned(),
+            "copies that a get asks; only 1 for now";
+        w: u32 = |_| "1".to_owned(),
+            "copies that a put waits for; only 1 for now";
+        buffered_writes: bool = |config| config.buffered_writes.to_string(),
+            "whether a put is acknowledged before it is durable";
+        cache_size: u64 = |config| config.cache_size.to_string(),
+            "bytes of memory for what was read of the trees";
+        memtable_size: u64 = |config| config.memtable_size.to_string(),
+            "bytes of memory for writes that no checkpoint has carried yet";
+        log_size: u64 = |config| config.log_size.to_string(),
+            "bytes of the disk for the log, 1 MiB to 1 TiB; fixed once the store is made";
+        max_connections: usize = |config| config.max_connections.to_string(),
+            "connections of clients at a time, 1 to 1000000";
+        idle_seconds: u64 = |config| config.idle.as_secs().to_string(),
+            "seconds after which a connection without a command is ended";
+        slow_seconds: u64 = |config| config.slow.as_secs().to_string(),
+            "seconds that a client may take for a command or a reply, and one more per 64 KiB";
+        tombstone_days: u64 = |config| (config.tombstones.as_secs() / 86_400).to_string(),
+            "days for which a deleted key is kept, 1 to 36500";
+    }
+    passed over {
+        thrift_port: u16,
+        pb_port: u16,
+        web_port: u16,
+        storage_mod: String,
+        blocksize: serde::de::IgnoredAny,
+        cache: serde::de::IgnoredAny,
+    }
+}
+
+/// All keys with their defaults, as lines of a file with what each means behind it.
+pub fn help() -> String {
+    let config = Config::default();
+    let settings = KEYS
+        .iter()
+        .map(|key| format!("{} = {}", key.name, (key.default)(&config)));
+    let settings: Vec<String> = settings.collect();
+    let width = settings.iter().map(String::len).max().unwrap_or(0);
+    let line = |(setting, key): (&String, &Key)| format!("{setting:width$}  # {}\n", key.meaning);
+    settings.iter().zip(KEYS).map(line).collect()
 }
 
 #[cfg(test)]
@@ -150,6 +218,7 @@ impl Config {
     }
 
     fn with(mut self, file: File) -> Result<Self, String> {
+        let passed_over = file.passed_over();
         for (name, value) in [("n", file.n), ("r", file.r), ("w", file.w)] {
             if value.is_some_and(|value| value != 1) {
                 return Err(format!(
@@ -185,14 +254,6 @@ impl Config {
         if let Some(number) = file.tombstone_days {
             self.tombstones = days(bounded("tombstone_days", number, 1, 36_500)?);
         }
-        let passed_over = [
-            ("thrift_port", file.thrift_port.is_some()),
-            ("pb_port", file.pb_port.is_some()),
-            ("web_port", file.web_port.is_some()),
-            ("storage_mod", file.storage_mod.is_some()),
-            ("blocksize", file.blocksize.is_some()),
-            ("cache", file.cache.is_some()),
-        ];
         for (name, _) in passed_over.iter().filter(|(_, given)| *given) {
             self.notices.push(format!(
                 "{name} has no meaning for this node and was passed over"
@@ -234,6 +295,29 @@ mod tests {
     fn an_empty_file_gives_the_defaults() {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         assert_eq!(Config::default().text_port, 11_222);
+    }
+
+    #[test]
+    fn the_help_is_a_file_of_all_keys_and_says_the_defaults() {
+        let help = help();
+        assert_eq!(Config::parse(&help).unwrap(), Config::default(), "{help}");
+        // The parser names the keys that it takes.
+        let refused = Config::parse("unheard_of = 1").unwrap_err();
+        let taken = refused.split('`').skip(3).step_by(2);
+        let passed_over = File::default().passed_over();
+        let told: Vec<_> = taken
+            .filter(|key| passed_over.iter().all(|(name, _)| name != key))
+            .collect();
+        assert_eq!(told.len(), 15, "{refused}");
+        for key in told {
+            let line = help
+                .lines()
+                .find(|line| line.starts_with(&format!("{key} = ")));
+            assert!(
+                line.is_some_and(|line| line.contains("  # ")),
+                "{key}: {help}"
+            );
+        }
     }
 
     #[test]

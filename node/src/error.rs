@@ -186,6 +186,28 @@ impl Error {
         }
     }
 
+    /// A store that cannot be made: most of what it takes at first is its log.
+    pub(crate) fn new_store(path: &Path, source: EngineError, log_size: u64) -> Self {
+        let full = match &source {
+            EngineError::DiskFull => true,
+            EngineError::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        };
+        if !full {
+            return Self::store(path, source);
+        }
+        let hint = format!(
+            "; give the disk room: the log takes {log_size} bytes ({} MiB) of it, and `log_size` in \
+             the configuration makes that of a new store smaller",
+            log_size >> 20
+        );
+        Self::Store {
+            path: path.to_owned(),
+            source,
+            hint,
+        }
+    }
+
     /// The control socket cannot take its place in the data folder.
     pub(crate) fn control(path: &Path, source: io::Error) -> Self {
         let hint = match source.kind() {

@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::control::{Control, NodeStatus};
 use crate::error::Error;
 use crate::mediator::{COPIES, Mediator};
-use crate::server::{Limits, Server, reserve};
-use crate::statistics::Statistics;
+use crate::server::{Limits, RoomLimits, Server, reserve};
+use crate::statistics::{Report, Statistics};
 use crate::storage::{Storage, StorageError};
 use crate::version::NodeId;
 
@@ -60,6 +60,7 @@ impl Running {
             connections: config.max_connections,
             idle: config.idle,
             slow: config.slow,
+            room: RoomLimits::default(),
         };
         let fault = |error| {
             let (host, port) = (&config.listen, config.text_port);
@@ -76,7 +77,7 @@ impl Running {
         let address = server.address().map_err(fault)?;
         let backing = crate::control::Backing {
             mediator: Arc::clone(&mediator),
-            status: status(config, node, address, statistics),
+            status: status(config, node, address, statistics, server.puts_waiting()),
             stop: stop.clone(),
         };
         let control = Control::bind(&config.directory, backing)?;
@@ -125,6 +126,7 @@ fn status(
     node: NodeId,
     address: SocketAddr,
     statistics: Arc<Statistics>,
+    puts_waiting: impl Fn() -> usize + Send + Sync + 'static,
 ) -> Box<dyn Fn() -> NodeStatus + Send + Sync> {
     let since = Instant::now();
     let copies = u32::try_from(COPIES).expect("one");
@@ -141,7 +143,10 @@ fn status(
         r: copies,
         w: copies,
         q,
-        statistics: statistics.report(),
+        statistics: Report {
+            puts_waiting: puts_waiting(),
+            ..statistics.report()
+        },
         store: crate::storage::StoreStatus::default(),
     })
 }

@@ -128,6 +128,7 @@ impl Statistics {
             connections_accepted: count(&self.connections_accepted),
             connections_refused: count(&self.connections_refused),
             connections_timed_out: count(&self.connections_timed_out),
+            puts_waiting: 0,
         }
     }
 }
@@ -170,6 +171,9 @@ pub struct Report {
     pub connections_refused: u64,
     /// Connections ended because the client was idle or slow.
     pub connections_timed_out: u64,
+    /// Puts of long values that wait until others give room; whoever reports knows.
+    #[serde(default)]
+    pub puts_waiting: usize,
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a node on a data folder; creates its store the first time
+    #[command(after_long_help = start_help())]
     Start(Start),
     /// Store a value under a key
     Put(Put),
@@ -68,6 +69,15 @@ The folder must be empty or one that an earlier run has left; nothing else is to
 end it is empty again. After a violation (exit code 7) it keeps the store and says in violation.txt \
 what was expected.";
 
+/// The keys of the configuration, as the parser has them.
+fn start_help() -> String {
+    format!(
+        "The configuration is TOML (the original's JSON files are read, too). All its keys, with \
+         their defaults:\n\n{}",
+        node::config::help()
+    )
+}
+
 #[derive(Debug, Args)]
 pub struct Folder {
     /// The node's data folder
@@ -95,8 +105,7 @@ pub struct Node {
 
 #[derive(Debug, Args)]
 pub struct Start {
-    /// The configuration: TOML with the keys of the original (n, r, w, q, directory, listen,
-    /// `text_port`)
+    /// The configuration, in TOML; `start --help` shows all its keys
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Go on in the background once the node serves

@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use node::client::{ClientError, Got, Held, TextClient};
 use node::control::{Client, hex, unhex};
@@ -12,7 +14,11 @@ use serde_json::json;
 use crate::arguments::{Backup, Folder, Get, Key, Node, Put, Reporting, Restore};
 use crate::files::{Sink, source};
 use crate::outcome::{Code, Failure, Naming, Outcome, say, say_json};
-use crate::status::amount;
+use crate::start::program;
+use crate::status::{amount, entries};
+
+/// So long a node that has closed its store may take to end, as far as a stop waits for it.
+const PROCESS_END_MAX: Duration = Duration::from_secs(10);
 
 /// The address of the text protocol of the node that was meant.
 pub fn address(node: &Node) -> Result<String, Failure> {
@@ -88,7 +94,11 @@ pub fn get(get: &Get) -> Outcome {
     }
     if wanted >= values {
         return Code::Usage.because(format_args!(
-            "there are {values} values, not {}",
+            "there {}, not {}",
+            match values {
+                1 => "is 1 value".to_owned(),
+                _ => format!("are {values} values"),
+            },
             wanted + 1
         ));
     }
@@ -146,7 +156,18 @@ pub fn delete(key: &Key) -> Outcome {
 
 /// `dynomite stop`
 pub fn stop(folder: &Folder) -> Outcome {
-    Client::connect(&folder.data)?.stop()?;
+    let mut client = Client::connect(&folder.data)?;
+    let process = client.status().ok().map(|status| status.pid.to_string());
+    let name = process.as_deref().and_then(program);
+    client.stop()?;
+    // The socket closes with the store; the last line of the log and the end of the process follow.
+    let since = Instant::now();
+    while name.is_some()
+        && process.as_deref().and_then(program) == name
+        && since.elapsed() < PROCESS_END_MAX
+    {
+        sleep(Duration::from_millis(5));
+    }
     Ok(Code::Done)
 }
 
@@ -186,8 +207,8 @@ fn say_backup(done: &str, report: &BackupReport, json: bool) -> Outcome {
         return say_json(&json!(report));
     }
     say(format_args!(
-        "{done} {} entries, {}, fingerprint {}",
-        report.entries,
+        "{done} {}, {}, fingerprint {}",
+        entries(report.entries),
         amount(report.bytes),
         report.fingerprint
     ))?;
@@ -210,8 +231,8 @@ pub fn check(check: &Reporting) -> Outcome {
             faults => format!("{faults} faults"),
         };
         say(format_args!(
-            "checked {} entries, {} newer changes and {} long values, {}: {found}",
-            report.entries,
+            "checked {}, {} newer changes and {} long values, {}: {found}",
+            entries(report.held),
             report.newer,
             report.extents,
             amount(report.bytes)

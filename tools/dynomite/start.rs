@@ -89,8 +89,13 @@ fn serve(arguments: &Start) -> Outcome {
         let _ = setsid();
     }
     let mut pidfile = Pidfile::claim(arguments.pidfile.as_deref())?;
-    folder(&config.directory)?;
-    let log = Arc::new(Mutex::new(Log::open(arguments, &config.directory)?));
+    let mut made = Made::default();
+    made.data_folder(&config.directory)?;
+    let log = Arc::new(Mutex::new(Log::open(
+        arguments,
+        &config.directory,
+        &mut made,
+    )?));
     let note = |line: &str| locked(&log).note(line);
     for notice in std::mem::take(&mut config.notices) {
         note(&notice);
@@ -118,6 +123,7 @@ fn serve(arguments: &Start) -> Outcome {
     let storage = node::storage::open(&config, arguments.accept_loss)
         .map_err(|error| Code::Refused.failure(error))?;
     let socket = socket?;
+    made.keep();
     let listener = Arc::clone(&log);
     storage.listen(Box::new(move |line| locked(&listener).note(line)));
     let result = runtime.block_on(async {
@@ -208,17 +214,51 @@ fn greet(running: &Running, directory: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// Makes the data folder, for its owner alone. One that is there is taken as it is.
-fn folder(path: &Path) -> Result<(), Failure> {
-    let name = format_args!("cannot use the data folder {}", path.display()).to_string();
-    if path.exists() && !path.is_dir() {
-        return Code::Refused.because(format_args!("{name}: it is no folder"));
+/// What a start has made so far. If it comes to nothing, what is empty goes again: the innermost
+/// folder first.
+#[derive(Default)]
+struct Made {
+    folders: Vec<PathBuf>,
+    log: Option<PathBuf>,
+}
+
+impl Made {
+    /// Makes the data folder, for its owner alone. One that is there is taken as it is.
+    fn data_folder(&mut self, path: &Path) -> Result<(), Failure> {
+        let name = format_args!("cannot use the data folder {}", path.display()).to_string();
+        if path.exists() && !path.is_dir() {
+            return Code::Refused.because(format_args!("{name}: it is no folder"));
+        }
+        self.folder(path).naming(Code::Refused, name)
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .naming(Code::Refused, name)
+
+    fn folder(&mut self, path: &Path) -> io::Result<()> {
+        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let new = path.ancestors().take_while(is_new).map(Path::to_owned);
+        self.folders.splice(..0, new);
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(path)
+    }
+
+    /// The start has come to a store.
+    fn keep(&mut self) {
+        self.folders.clear();
+        self.log = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(log) = &self.log
+            && fs::metadata(log).is_ok_and(|metadata| metadata.len() == 0)
+        {
+            let _ = fs::remove_file(log);
+        }
+        for folder in &self.folders {
+            // One that holds something is not removed.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 /// Lets this process have all descriptors that it may have. Where the system's hard limit does not
@@ -251,16 +291,18 @@ struct Log {
 }
 
 impl Log {
-    fn open(arguments: &Start, data: &Path) -> Result<Self, Failure> {
+    fn open(arguments: &Start, data: &Path, made: &mut Made) -> Result<Self, Failure> {
         let folder = match &arguments.log {
             Some(folder) => Some(folder.as_path()),
             None => arguments.detached.then_some(data),
         };
-        let open = |folder: &Path| {
-            fs::create_dir_all(folder)?;
+        let mut open = |folder: &Path| {
+            made.folder(folder)?;
+            let path = folder.join(LOG);
             let mut options = OpenOptions::new();
             options.create(true).append(true).mode(0o600);
-            options.open(folder.join(LOG))
+            made.log = (!path.exists()).then(|| path.clone());
+            options.open(path)
         };
         let file =
             folder.map(|folder| open(folder).naming(Code::Local, folder.join(LOG).display()));
@@ -322,7 +364,7 @@ fn utc(seconds: u64) -> String {
 
 /// The name of a process's program, unless it has ended. One whose parent never asks after it, as in
 /// many containers, is named long after it was killed.
-fn program(process: &str) -> Option<Vec<u8>> {
+pub fn program(process: &str) -> Option<Vec<u8>> {
     let status = fs::read(format!("/proc/{process}/stat")).ok()?;
     let start = status.iter().position(|byte| *byte == b'(')? + 1;
     let end = status.iter().rposition(|byte| *byte == b')')?;

@@ -44,8 +44,9 @@ fn text(status: &NodeStatus) -> String {
             status.n, status.r, status.w, status.q
         ),
         format!(
-            "{} entries, fingerprint {}",
-            status.store.entries, status.store.fingerprint
+            "{}, fingerprint {}",
+            entries(status.store.entries),
+            status.store.fingerprint
         ),
         format!(
             "{} connections, {} accepted, {} refused, {} timed out; {} in, {} out; {} failures",
@@ -58,7 +59,13 @@ fn text(status: &NodeStatus) -> String {
             counts.failures
         ),
     ];
-    for line in lines {
+    let waiting = (counts.puts_waiting > 0).then(|| {
+        format!(
+            "{} long puts wait for room: as much as is allowed is coming in already",
+            counts.puts_waiting
+        )
+    });
+    for line in lines.into_iter().chain(waiting) {
         out.push_str(&line);
         out.push('\n');
     }
@@ -109,6 +116,16 @@ fn bars(buckets: &[u64]) -> String {
         BARS[usize::try_from(height).unwrap_or(8).min(8)]
     };
     buckets.iter().map(|&count| bar(count)).collect()
+}
+
+/// How many entries a store has, for people. A delete leaves an entry without a value until its
+/// time is over, and trees count entries: keys that have a value cannot be told from those without
+/// a walk over all of them.
+pub fn entries(count: u64) -> String {
+    match count {
+        1 => "1 entry (deleted keys included)".to_owned(),
+        _ => format!("{count} entries (deleted keys included)"),
+    }
 }
 
 /// Bytes for people.

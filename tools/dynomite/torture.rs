@@ -245,15 +245,20 @@ impl Run {
                 "evidence": violation.map(|_| evidence.display().to_string()),
             }))?;
         } else if violation.is_none() {
-            let way = if self.last.direct {
-                "past the page cache"
-            } else {
-                "through the page cache (this file system allows no other way)"
+            let way = match (self.round, self.last.direct) {
+                (0, _) => "",
+                (_, true) => ", written past the page cache",
+                (_, false) => {
+                    ", written through the page cache (this file system allows no other way)"
+                }
+            };
+            let kills = match self.round {
+                1 => "1 kill".to_owned(),
+                rounds => format!("{rounds} kills"),
             };
             say(format_args!(
-                "held: {} kills in {:.0} s; {} durable writes acknowledged and none lost, {} \
-                 buffered ones of which the kills took {}; {}, written {way}; seed {seed}",
-                self.round,
+                "held: {kills} in {:.0} s; {} durable writes acknowledged and none lost, {} \
+                 buffered ones of which the kills took {}; {}{way}; seed {seed}",
                 self.began.elapsed().as_secs_f64(),
                 self.tally.durable,
                 self.tally.buffered,

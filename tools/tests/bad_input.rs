@@ -480,6 +480,8 @@ fn a_disk_too_small_for_a_store_is_named() {
         return;
     };
     start_refused(folder.path(), "disk/data", &[], "No space left");
+    let way_out = "the log takes 4194304 bytes (4 MiB) of it, and `log_size` in the configuration";
+    start_refused(folder.path(), "disk/data", &[], way_out);
     assert!(!disk.join("data/store").exists());
 }
 

@@ -179,6 +179,9 @@ fn answer(request: Request, backing: &Backing) -> Result<Answer, Refusal> {
         Request::Status => {
             let mut status = (backing.status)();
             status.store = storage.status()?;
+            if let Some(folder) = storage.folder() {
+                status.directory = folder.display().to_string();
+            }
             Ok(Answer::Status(Box::new(status)))
         }
         Request::Stop => Ok(Answer::Stopping),

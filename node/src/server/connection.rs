@@ -134,11 +134,24 @@ impl Connection<'_> {
         };
         let read = timeout_at(deadline.into(), self.stream.read(buffer));
         let read = if began.is_some() {
-            tokio::select! {
+            let since = Instant::now();
+            let intake = &self.shared.intake;
+            let wanted = async {
+                match &self.putting {
+                    Some(putting) => putting.value.wanted(intake).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let read = tokio::select! {
                 biased;
                 read = read => read,
                 () = stalled(&mut self.stop) => return Err(self.left_behind().await),
+                () = wanted => return Err(self.gives_way().await),
+            };
+            if let Some(putting) = &mut self.putting {
+                putting.value.rest(since.elapsed());
             }
+            read
         } else {
             tokio::select! {
                 biased;
@@ -168,10 +181,24 @@ impl Connection<'_> {
         statistics
             .connections_timed_out
             .fetch_add(1, Ordering::Relaxed);
+        // What it has sent makes room at once, not when it has read why.
+        self.putting = None;
         if in_command {
             self.fail("too slow: the command did not come to its end in time");
             let _ = self.flush().await;
         }
+        End::Gently
+    }
+
+    /// Others wait for the room that a value holds which does not come.
+    async fn gives_way(&mut self) -> End {
+        let statistics = &self.shared.statistics;
+        statistics
+            .connections_timed_out
+            .fetch_add(1, Ordering::Relaxed);
+        self.putting = None;
+        self.fail("too slow: other values wait for the room of this one, which does not come");
+        let _ = self.flush().await;
         End::Gently
     }
 

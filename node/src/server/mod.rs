@@ -5,6 +5,7 @@
 //! - Once told to stop, a connection ends its command, if it has begun one, and nothing more.
 
 mod connection;
+mod room;
 mod value;
 
 #[cfg(test)]
@@ -22,7 +23,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use self::value::{Intake, UNFINISHED_BYTES_MAX};
+use self::value::Intake;
+
+pub use self::room::RoomLimits;
+
 use crate::error::Error;
 use crate::mediator::Mediator;
 use crate::statistics::Statistics;
@@ -46,6 +50,8 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a command, or a stretch of a reply, may take at least.
     pub slow: Duration,
+    /// What long values that are coming in may take.
+    pub room: RoomLimits,
 }
 
 /// What all connections share.
@@ -75,7 +81,7 @@ impl Server {
     ) -> io::Result<Self> {
         let listener = socket.listen(BACKLOG)?;
         let shared = Shared {
-            intake: Intake::new(Arc::clone(&mediator), UNFINISHED_BYTES_MAX),
+            intake: Intake::new(Arc::clone(&mediator), limits.room),
             mediator,
             statistics,
             limits,
@@ -85,6 +91,12 @@ impl Server {
             listener,
             shared: Arc::new(shared),
         })
+    }
+
+    /// Tells how many puts wait for room.
+    pub fn puts_waiting(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || shared.intake.room.waiting()
     }
 
     /// Where clients reach it.

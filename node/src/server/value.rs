@@ -4,7 +4,7 @@
 //! Invariants:
 //! - A client holds memory and disk for what it has sent, not for what it has announced: a place
 //!   is taken once a first piece is full.
-//! - The places of values that are not whole yet have [`UNFINISHED_BYTES_MAX`] together. Who finds
+//! - The places of values that are not whole yet have what [`RoomLimits`] says together. Who finds
 //!   no room waits, and nothing more is read from that client.
 //! - Writes that wait for the disk leave threads for reads and for the control socket: see
 //!   [`WRITES_MAX`].
@@ -13,27 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::Writer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
 
 use super::connection::joined;
+use super::room::{Room, RoomLimits, Taken};
 use crate::mediator::{Mediator, RequestError};
 use crate::storage::{INLINE_BYTES, StorageError, Value};
 
 /// The piece in which a long value is handed on; what is no longer is collected in memory.
 const PIECE_BYTES: usize = 256 << 10;
-/// Bytes of all places whose values are coming in: sixteen of the longest values.
-pub(super) const UNFINISHED_BYTES_MAX: usize = 1 << 30;
 /// Writes at work at a time: half of the threads that tokio gives to work that blocks.
 const WRITES_MAX: usize = 256;
-/// So long a value waits for room. A client gives up sooner.
-const ROOM_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// A writer with the room that it was given, which is free again when both go.
 pub(super) struct Place {
     writer: Writer,
-    room: OwnedSemaphorePermit,
+    room: Taken,
 }
 
 type Written = Result<Place, StorageError>;
@@ -41,15 +37,15 @@ type Written = Result<Place, StorageError>;
 /// What values need of their node.
 pub(super) struct Intake {
     mediator: Arc<Mediator>,
-    unfinished: Arc<Semaphore>,
+    pub(super) room: Room,
     writes: Arc<Semaphore>,
 }
 
 impl Intake {
-    pub(super) fn new(mediator: Arc<Mediator>, unfinished_bytes: usize) -> Self {
+    pub(super) fn new(mediator: Arc<Mediator>, room: RoomLimits) -> Self {
         Self {
             mediator,
-            unfinished: Arc::new(Semaphore::new(unfinished_bytes)),
+            room: Room::new(room),
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
         }
     }
@@ -71,18 +67,6 @@ impl Intake {
             result
         })
     }
-
-    /// Room for a value, once others have made some.
-    async fn room(&self, length: u64) -> Result<OwnedSemaphorePermit, StorageError> {
-        let bytes = u32::try_from(length).expect("the parser lets no longer value through");
-        let room = Arc::clone(&self.unfinished).acquire_many_owned(bytes);
-        match timeout(ROOM_WAIT_MAX, room).await {
-            Ok(room) => Ok(room.expect("the semaphore is never closed")),
-            Err(_) => Err(StorageError::Failed(
-                "too many long values were coming in at once; put it again later".to_owned(),
-            )),
-        }
-    }
 }
 
 /// A value that is coming in.
@@ -93,6 +77,9 @@ pub(super) enum Incoming {
     Long {
         piece: Vec<u8>,
         place: JoinHandle<Written>,
+        length: u64,
+        /// How long the node has waited for what the piece holds.
+        rested: Duration,
     },
     /// It was refused: the rest is read past, and the reason is the reply.
     Refused(RequestError),
@@ -103,6 +90,21 @@ impl Incoming {
     pub(super) fn begin(length: u64) -> Self {
         let bytes = Vec::new();
         Self::Collected { bytes, length }
+    }
+
+    /// The node has waited so long for the client's next bytes.
+    pub(super) fn rest(&mut self, time: Duration) {
+        if let Self::Long { rested, .. } = self {
+            *rested += time;
+        }
+    }
+
+    /// Ends once the value has to give way to others that wait for its room.
+    pub(super) async fn wanted(&self, intake: &Intake) {
+        match self {
+            Self::Long { length, rested, .. } => intake.room.wanted(*length, *rested).await,
+            _ => std::future::pending().await,
+        }
     }
 
     /// The next bytes.
@@ -132,7 +134,7 @@ impl Incoming {
         match self {
             Self::Collected { bytes, length } => {
                 let length = *length;
-                let room = intake.room(length).await?;
+                let room = intake.room.take(length).await?;
                 let (bytes, mediator) = (std::mem::take(bytes), Arc::clone(&intake.mediator));
                 let begin = move || {
                     let mut writer = mediator.storage().writer(length)?;
@@ -140,10 +142,21 @@ impl Incoming {
                     Ok(Place { writer, room })
                 };
                 let place = intake.write(begin).await;
-                *self = Self::Long { piece: next, place };
+                *self = Self::Long {
+                    piece: next,
+                    place,
+                    length,
+                    rested: Duration::ZERO,
+                };
             }
-            Self::Long { piece, place } => {
+            Self::Long {
+                piece,
+                place,
+                rested,
+                ..
+            } => {
                 let ready = joined(place).await?;
+                *rested = Duration::ZERO;
                 *place = push(ready, std::mem::replace(piece, next), intake).await;
             }
             Self::Refused(_) => {}
@@ -161,7 +174,9 @@ impl Incoming {
                 Ok(joined(&mut intake.write(store).await).await?)
             }
             Self::Refused(error) => Err(error),
-            Self::Long { piece, mut place } => {
+            Self::Long {
+                piece, mut place, ..
+            } => {
                 let ready = joined(&mut place).await?;
                 let Place { writer, room } = joined(&mut push(ready, piece, intake).await).await?;
                 let finish = move || -> Result<_, StorageError> {

@@ -12,6 +12,7 @@
 
 mod damage;
 mod opening;
+mod place;
 mod reports;
 mod upkeep;
 
@@ -28,6 +29,7 @@ use crate::hash::{Partition, TOKEN_BYTES, key_hash, stored_key};
 use crate::version::NodeId;
 
 use damage::{Damage, Notices, Trust};
+use place::Place;
 
 pub use damage::Teller;
 pub use opening::{STORE, open, restore};
@@ -239,6 +241,7 @@ pub struct Storage {
     partitions: Vec<Tree>,
     damage: Damage,
     notices: Notices,
+    place: Place,
 }
 
 impl Storage {
@@ -256,6 +259,11 @@ impl Storage {
     /// Has `teller` take what the operator should know, what was found until now first.
     pub fn listen(&self, teller: Teller) {
         self.notices.listen(teller);
+    }
+
+    /// The data folder, wherever it has been moved to since; `None` where nobody can tell.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.place.folder()
     }
 
     fn tree(&self, key: &[u8]) -> &Tree {

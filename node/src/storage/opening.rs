@@ -17,6 +17,7 @@ use engine::{Batch, Durability, FingerprintKey, Lsn, NewEntry, Options, Store, T
 
 use super::Storage;
 use super::damage::{Damage, Notices};
+use super::place::Place;
 use super::reports::{BackupReport, backup_report};
 use crate::config::Config;
 use crate::error::Error;
@@ -64,9 +65,8 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
     let fault = |error| Error::store(&path, error);
     let store = match fs::symlink_metadata(&path) {
         Ok(_) => Store::open(&path, &options).map_err(fault)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(&path, options).map_err(fault)?
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(&path, options)
+            .map_err(|error| Error::new_store(&path, error, config.log_size))?,
         Err(error) => return Err(Error::folder(&config.directory, error)),
     };
     let notices = Notices::default();
@@ -115,6 +115,7 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
         durability: durability(config),
         damage: Damage::default(),
         notices,
+        place: Place::of(&path),
     })
 }
 

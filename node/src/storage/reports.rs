@@ -21,6 +21,10 @@ pub struct StoreStatus {
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReport {
+    /// Entries as [`StoreStatus`] counts them: tombstones among them, what is newer than the trees
+    /// too, and nothing of the node's own.
+    #[serde(default)]
+    pub held: u64,
     /// Entries in the trees; the few of the node's own are among them.
     pub entries: u64,
     /// Changes that no checkpoint has carried into the trees yet.
@@ -62,6 +66,10 @@ pub struct BackupReport {
     /// The fingerprint of what it holds, 32 hex digits.
     pub fingerprint: String,
 }
+
+/// What an operator must know, and soon, whose store has lost its name.
+pub(super) const FILE_REMOVED: &str = "the store's file was removed and has no name any more: all \
+    that it holds goes when the node stops; save it with `dynomite backup` before, and restore that";
 
 /// Reads from a copy of `bytes` bytes what it holds.
 pub(super) fn backup_report(
@@ -128,6 +136,9 @@ impl Storage {
         details.insert("backend".to_owned(), stats.backend.into());
         if let Some(cause) = stats.poisoned {
             details.insert("takes_no_writes_since".to_owned(), json!(cause));
+        }
+        if self.place.is_nameless() {
+            details.insert("file_removed".to_owned(), json!(FILE_REMOVED));
         }
         details.insert("damaged_keys_known".to_owned(), self.damage.keys().into());
         details

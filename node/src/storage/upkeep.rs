@@ -6,7 +6,7 @@ use std::path::Path;
 use engine::{Options, Store, Tree, TreeId, Violation};
 
 use super::opening::disk_bytes;
-use super::reports::{BackupReport, CheckReport, DamagedValue, backup_report};
+use super::reports::{BackupReport, CheckReport, DamagedValue, FILE_REMOVED, backup_report};
 use super::{Storage, StorageError, shown};
 use crate::control::Hex;
 use crate::hash::{Partition, TOKEN_BYTES};
@@ -22,6 +22,8 @@ impl Storage {
         let trees = self.store.trees();
         let names: HashMap<_, _> = trees.into_iter().map(|tree| (tree.id, tree.name)).collect();
         let mut found = CheckReport {
+            // A tree that cannot be read is among the violations already.
+            held: self.summary().map_or(report.entries, |sum| sum.count),
             entries: report.entries,
             newer: report.newer,
             nodes: report.nodes,
@@ -58,6 +60,13 @@ impl Storage {
                     fault,
                 });
             }
+        }
+        if self.place.is_nameless() {
+            let removed = FILE_REMOVED.to_owned();
+            if self.damage.is_new(&removed) {
+                self.notices.tell(removed.clone());
+            }
+            found.violations.push(removed);
         }
         if all_named {
             self.damage.settle(since);
