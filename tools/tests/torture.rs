@@ -51,7 +51,7 @@ fn a_disk_that_holds_is_said_to_hold_and_the_folder_is_left_empty() {
         folder.path(),
         &["torture", "disk", "--rounds", "1", "--keys", "10"],
     );
-    assert!(said.starts_with("held: 1 kills"), "{said}");
+    assert!(said.starts_with("held: 1 kill in "), "{said}");
 }
 
 #[test]
