@@ -71,7 +71,7 @@ fn a_port_in_use_is_named() {
 fn a_store_in_use_is_not_opened_twice() {
     let folder = with_a_value();
     let node = Node::start(folder.path(), "data");
-    start_refused(folder.path(), "data", &[], "open in another process");
+    start_refused(folder.path(), "data", &[], "the store is open already");
     // The first one is not disturbed, its control socket included.
     assert_eq!(
         done(folder.path(), &["get", "key", "--data", "data"]),
