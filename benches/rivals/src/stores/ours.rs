@@ -22,7 +22,6 @@ pub(crate) fn open_ours(setup: &Setup) -> Ours {
         cache_bytes: setup.cache_bytes,
         // While one is written to the tree, the next one fills.
         memtable_bytes: setup.write_buffer_bytes / if setup.tight { 2 } else { 1 },
-        leaf_bytes: setup.tight.then_some(4096),
         // The node's own is 1 GiB, the library's 64 MiB: as large as a checkpoint's work.
         log_bytes: 256 << 20,
         ..Options::default()
