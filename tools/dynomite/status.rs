@@ -23,6 +23,14 @@ pub fn status(reporting: &Reporting) -> Outcome {
     Ok(Code::Done)
 }
 
+/// How long a node is up, of which the status tells whole seconds.
+fn uptime(seconds: u64) -> String {
+    match seconds {
+        0 => "for less than a second".to_owned(),
+        seconds => duration(Duration::from_secs(seconds)),
+    }
+}
+
 fn text(status: &NodeStatus) -> String {
     let mut out = String::new();
     let counts = &status.statistics;
@@ -33,7 +41,7 @@ fn text(status: &NodeStatus) -> String {
             status.node,
             status.version,
             status.pid,
-            duration(Duration::from_secs(status.uptime_seconds))
+            uptime(status.uptime_seconds)
         ),
         format!(
             "text protocol on {}, data in {}",
@@ -159,6 +167,12 @@ pub fn duration(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_has_just_begun_is_not_up_for_nothing() {
+        assert_eq!(uptime(0), "for less than a second");
+        assert_eq!(uptime(4), "4.0 s");
+    }
 
     #[test]
     fn amounts_and_times_are_short() {
