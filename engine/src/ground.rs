@@ -97,8 +97,8 @@ impl Ground for CheckpointGround<'_> {
 
     fn write(&mut self, level: u8, pointer: &Pointer, bytes: Vec<u8>) -> Result<(), Error> {
         let replaces_wanted = level > 0 || self.writes.wanted & LAST_LEAVES != 0;
-        let replaces_others = self.writes.unwanted & LAST_LEAVES == LAST_LEAVES;
-        if (replaces_wanted || !replaces_others) && !races(Race::CacheByBlock) {
+        let replaces_unwanted = self.writes.unwanted & LAST_LEAVES == LAST_LEAVES;
+        if (replaces_wanted || !replaces_unwanted) && !races(Race::CacheByBlock) {
             let copy = AlignedBuf::copy_of(&bytes);
             let node = verify_node(copy, self.tree, pointer)?;
             if replaces_wanted {

@@ -1,6 +1,6 @@
 //! Lanes: small rings that the writer of a large value, or of several groups of the log, drives
-//! itself. The write goes off, the writer works on, and no other thread has to wake: on a quiet machine waking one costs as much
-//! as the write.
+//! itself. The write goes off, the writer works on, and no other thread has to wake: on a quiet
+//! machine waking one costs as much as the write.
 //!
 //! Invariants:
 //! - While the kernel may read a buffer, its flight stands in a slot of the lane, which holds the

@@ -95,9 +95,8 @@ pub(super) struct List {
     loose: Link,
     /// Nodes that are not linked in yet.
     unlinked: AtomicUsize,
-    /// Bytes taken for nodes, versions and the index.
-    bytes: AtomicU64,
-    /// Those without the index, in one number: a growing index must not make them fewer meanwhile.
+    /// Bytes taken for nodes and versions, in one number: a growing index must not make them fewer
+    /// meanwhile.
     data_bytes: AtomicU64,
     writer: Mutex<Hand>,
     order: Mutex<Fingers>,
@@ -236,7 +235,6 @@ impl List {
         let mut chunks = Chunks::new(Arc::clone(spare));
         Self {
             index: Index::with_room(keys, table_bytes_max, &mut chunks),
-            bytes: AtomicU64::new(chunks.used()),
             data_bytes: AtomicU64::new(0),
             number: LISTS.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             hasher: HashState::default(),
@@ -264,7 +262,7 @@ impl List {
 
     /// Bytes of memory in use.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.data_bytes() + self.index.bytes()
     }
 
     /// Those of them that nodes and versions take.
@@ -478,9 +476,7 @@ impl<'a> Writer<'a> {
             let newest = unsafe { &(*self.hand.last).newest };
             newest.store(place.as_ptr(), Ordering::Release);
         }
-        let used = self.hand.chunks.used();
-        self.list.bytes.store(used, Ordering::Relaxed);
-        let data = used - self.list.index.bytes();
+        let data = self.hand.chunks.used() - self.list.index.bytes();
         self.list.data_bytes.store(data, Ordering::Relaxed);
     }
 

@@ -114,3 +114,28 @@ fn the_tail_moves_only_with_a_durable_stamp() {
     queue.has_stamped(Generation(2));
     assert_eq!(queue.tail, queue.head());
 }
+
+#[test]
+fn batches_gather_in_groups_of_a_mebibyte_and_four_are_worth_writing() {
+    let geometry = Geometry {
+        ring_bytes: 256 << 20,
+        ..Geometry::default()
+    };
+    let mut queue = Queue::new(geometry, Lsn(0), Lsn(0), Generation(1));
+    let mut joined = 0;
+    while !queue.is_worth_writing() {
+        queue.append(&vec![7; 100_000], false, None);
+        joined += 1;
+    }
+    assert!((35..=42).contains(&joined), "{joined} of 100 KB are 4 MiB");
+    // One that is longer than a group may be has one of its own.
+    queue.append(&vec![7; 3 << 20], false, None);
+    let groups = queue.take(0);
+    assert!(!queue.is_worth_writing());
+    let (long, short) = groups.split_last().unwrap();
+    assert_eq!(long.payload.len(), 3 << 20);
+    for group in short {
+        let blocks = u64::from(group_blocks(&geometry, group.payload.len()));
+        assert!(blocks * u64::from(geometry.log_block_bytes) <= 1 << 20);
+    }
+}
