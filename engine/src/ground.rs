@@ -23,8 +23,9 @@ use std::sync::atomic::Ordering;
 /// Node bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Of so many leaves that were read last, a bit each, a new one is made.
-const LAST_LEAVES: u8 = 0b11;
+/// Of so many leaves that were read last, a bit each, a new one is made: one is written once two
+/// leaves' worth of entries has come behind its first.
+const LAST_LEAVES: u8 = 0b111;
 
 /// What an apply has placed, written and retired.
 #[derive(Default)]

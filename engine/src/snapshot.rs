@@ -68,7 +68,6 @@ impl Snapshot {
     /// Refuses a tree that is not the snapshot's: of another store, or dropped before.
     pub(crate) fn refuse(&self, tree: &Tree) -> Result<(), Error> {
         tree.refuse_foreign(&self.core)?;
-        self.core.refuse_closed()?;
         tree.refuse_dropped_before(self.pin.at)
     }
 

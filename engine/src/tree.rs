@@ -75,6 +75,7 @@ impl Tree {
     /// Refuses it in a snapshot that was taken after its drop.
     pub(crate) fn refuse_dropped_before(&self, lsn: Lsn) -> Result<(), Error> {
         if self.dropped.is_seen_from(lsn) {
+            self.core.refuse_closed()?;
             return Err(Error::NoSuchTree);
         }
         Ok(())

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{folder, small, value};
-use engine::{Durability, Store, Tree};
+use engine::{Durability, Options, Store, Tree};
 use std::path::Path;
 
 const KEYS: u32 = 12_000;
@@ -68,4 +68,39 @@ fn what_only_a_checkpoint_reads_does_not_fill_the_cache() {
     assert!(left * 5 < all, "{left} of {all}: branches alone");
     read_all(&tree, |number| u32::from(number % 50 == 0));
     assert!(store.stats().cache_bytes > 5 * left, "readers fill it");
+}
+
+#[test]
+fn what_is_read_most_stays_in_a_small_cache_whatever_checkpoints_write() {
+    let (_dir, path) = folder();
+    let options = Options {
+        cache_bytes: 2 << 20,
+        memtable_bytes: 16 << 20,
+        checkpoint_ms: 600_000,
+        ..small()
+    };
+    let options = Options {
+        log_bytes: 64 << 20,
+        ..options
+    };
+    let store = Store::create(&path, &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    put(&store, &tree, 0..5 * KEYS, 0);
+    let read_hot = || {
+        for number in 0..20 {
+            tree.get(&key(number)).unwrap().unwrap();
+        }
+    };
+    for _ in 0..20 {
+        read_hot();
+    }
+    let before = store.stats();
+    // Every leaf is written anew, many more than the cache holds.
+    put(&store, &tree, (0..5 * KEYS).step_by(30), 1);
+    let between = store.stats();
+    assert_eq!(between.cache_misses, before.cache_misses, "nobody has read");
+    assert_eq!(between.cache_hits, before.cache_hits, "nobody has read");
+    read_hot();
+    let missed = store.stats().cache_misses - between.cache_misses;
+    assert!(missed <= 12, "{missed} of 20 leaves were read again");
 }
