@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// A batch's records take more than a quarter of the log ring.
     BatchTooLarge {
-        /// Bytes of its records.
+        /// Bytes of its records, as far as they were looked at.
         bytes: u64,
         /// The most that the ring takes.
         limit: u64,
@@ -200,8 +200,8 @@ impl fmt::Display for Error {
             Self::NotAStore(why) => write!(f, "not a Dynomite store: {why}"),
             Self::FormatVersion { found } => write!(
                 f,
-                "the store has format version {found}, this program reads version {}; export it \
-                 with the program that made it and import it here",
+                "the store has format version {found}, this program reads version {}; open it \
+                 with the version that made it",
                 dmerkle::format::superblock::VERSION
             ),
             Self::SuperblockLost => f.write_str(
@@ -220,8 +220,8 @@ impl fmt::Display for Error {
             }
             Self::BatchTooLarge { bytes, limit } => write!(
                 f,
-                "the batch's records take {bytes} bytes, the log ring allows {limit}; split the \
-                 batch or copy the store to one with a larger log"
+                "the batch's records take {bytes} bytes or more, the log ring allows {limit}; split the \
+                 batch, or put the entries into a new store with a larger log"
             ),
             Self::DiskFull => f.write_str("no space left on the disk; nothing was written"),
             Self::StoreFull => f.write_str("the store is as large as its format allows"),

@@ -40,8 +40,9 @@ pub struct Options {
     /// Bytes of tree nodes kept in memory.
     pub cache_bytes: u64,
     /// Bytes of newer operations kept in memory before a checkpoint is due. While one checkpoint is
-    /// written the next operations gather, so it may be twice as much; and until nobody has written
-    /// for two seconds as much stays ready for those to come (the system may take it back sooner).
+    /// written the next operations gather, so it may be two and a quarter times as much, and a batch;
+    /// and until nobody has written for two seconds as much stays ready for those to come (the
+    /// system may take it back sooner).
     pub memtable_bytes: u64,
     /// Bytes of the log ring, fixed at creation; from 1 MiB to 1 TiB.
     pub log_bytes: u64,

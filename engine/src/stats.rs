@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 pub(crate) struct Counters {
     /// Flushes of the log.
     pub(crate) flushes: AtomicU64,
-    /// Times a writer had to wait for a checkpoint or a flush.
+    /// Rounds that writers waited for a checkpoint (of at most 50 ms each) or a flush.
     pub(crate) stalls: AtomicU64,
     /// Checkpoints finished.
     pub(crate) checkpoints: AtomicU64,
@@ -57,7 +57,8 @@ pub struct Stats {
     pub cache_misses: u64,
     /// Flushes of the log.
     pub flushes: u64,
-    /// Times a writer had to wait for a checkpoint or a flush.
+    /// Rounds that writers waited for a checkpoint (of at most 50 ms each) or a flush. Being slowed
+    /// down before does not count.
     pub stalls: u64,
     /// Checkpoints since the store was opened.
     pub checkpoints: u64,

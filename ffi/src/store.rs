@@ -17,7 +17,9 @@ pub extern "C" fn dynomite_version() -> *const c_char {
 }
 
 /// Makes a new store in a new file and opens it. A crash before this returns leaves no file of
-/// this name.
+/// this name, or a whole and empty store, which `dynomite_open` opens. Its log takes 64 MiB of the
+/// disk at once. Its fingerprints are made with the documented public key, so that any two stores
+/// compare; who can choose what is written can then make two stores that seem equal.
 ///
 /// # Safety
 /// `path` is a string; `out` points to a pointer.

@@ -134,7 +134,7 @@ keys! {
         cache_size: u64 = |config| config.cache_size.to_string(),
             "bytes of memory for what was read of the trees";
         memtable_size: u64 = |config| config.memtable_size.to_string(),
-            "bytes of memory for writes that no checkpoint has carried yet";
+            "bytes of newer writes that make a checkpoint due; they may take 2.25 times that";
         log_size: u64 = |config| config.log_size.to_string(),
             "bytes of the disk for the log, 1 MiB to 1 TiB; fixed once the store is made";
         max_connections: usize = |config| config.max_connections.to_string(),

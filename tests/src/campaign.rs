@@ -338,8 +338,7 @@ impl<S: Subject> fmt::Display for Found<S> {
     }
 }
 
-/// Tries every planted bug for at most ten seconds each and prints a table. Says whether all were
-/// caught.
+/// Tries every planted bug, each until [`GIVE_UP`], and prints a table. Says whether all were caught.
 pub fn planted<S: Subject>(seed: u64, threads: usize) -> bool {
     let width = S::BUGS.iter().map(|name| name.len()).max().unwrap_or(0);
     println!(
@@ -351,7 +350,7 @@ pub fn planted<S: Subject>(seed: u64, threads: usize) -> bool {
         let mut states = 0;
         let mut took = Duration::ZERO; // the search for a shorter history left out
         let mut caught = None;
-        // In slices, so that ten seconds are ten seconds whatever the machine's speed.
+        // In slices, so that a limit of time is one whatever the machine's speed.
         let mut slice = 0;
         while caught.is_none() && took < GIVE_UP {
             let campaign = Campaign {

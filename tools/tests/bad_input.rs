@@ -176,7 +176,12 @@ fn a_newer_format_is_left_to_newer_programs() {
         file.write_all_at(&block, offset).unwrap();
     }
     start_refused(folder.path(), "data", &[], "format version 7");
-    start_refused(folder.path(), "data", &[], "export it");
+    start_refused(
+        folder.path(),
+        "data",
+        &[],
+        "open it with the version that made it",
+    );
     for (offset, block) in before {
         file.write_all_at(&block, offset).unwrap();
     }
