@@ -14,6 +14,7 @@ use crate::memtable::{Key, Memtable, OpRef};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
 use crate::planted::{Race, races};
+use crate::promise::{self, Pending};
 use crate::queue::{Completion, Full, Queue, Ticket};
 use crate::space::Space;
 use crate::state::{Registry, State};
@@ -33,9 +34,6 @@ use std::time::Duration;
 
 /// The next number of an open store, see [`Core::number`].
 static NEXT_NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-
-/// Units for branches and the catalog that every checkpoint may need.
-const RESERVE_UNITS_MIN: u64 = 16;
 
 /// The longest that a writer is slowed before ring or memtable are full.
 const PACE_MAX: Duration = Duration::from_millis(4);
@@ -483,9 +481,8 @@ impl Core {
         ask()
     }
 
-    /// Makes sure that a checkpoint of everything pending can finish, this batch included: it may
-    /// rewrite a leaf for each operation, but never more than all nodes and the new bytes. On a
-    /// full disk deletes still pass.
+    /// Makes sure that a checkpoint of everything pending can finish, this batch included. On a full
+    /// disk deletes still pass.
     fn reserve(&self, prepared: &Prepared) -> Result<(), Error> {
         match self.space.reserve(self.disk.as_ref(), self.reserve_units()) {
             Err(Error::DiskFull | Error::StoreFull) if prepared.only_deletes() => Ok(()),
@@ -493,21 +490,26 @@ impl Core {
         }
     }
 
-    /// Units that a checkpoint of everything pending may need, of what is just joining too.
+    /// Units that a checkpoint of everything pending may need (see [`promise`]), of what is just joining
+    /// too.
     pub(crate) fn reserve_units(&self) -> u64 {
-        let geometry = &self.identity.geometry;
         // Read before the memtables: what joins in between counts twice, and never not at all.
         let mut ops = self.joining.ops.load(Ordering::SeqCst);
         let mut bytes = self.joining.bytes.load(Ordering::SeqCst);
-        let owed = self.joining.owed_units.load(Ordering::SeqCst) + self.owed.units();
+        let owed_units = self.joining.owed_units.load(Ordering::SeqCst) + self.owed.units();
         let state = self.state.load();
         for table in state.memtables() {
             ops += table.ops();
             bytes += table.data_bytes();
         }
-        let rewritten = (ops << geometry.leaf_order).min(self.node_units.load(Ordering::Relaxed));
-        let added = 2 * geometry.units_for(bytes);
-        rewritten + added + (rewritten + added) / 16 + owed + RESERVE_UNITS_MIN
+        let pending = Pending {
+            ops,
+            bytes,
+            owed_units,
+            node_units: self.node_units.load(Ordering::Relaxed),
+            trees: self.directory.count(),
+        };
+        promise::units(&self.identity.geometry, &pending)
     }
 
     fn check_condition(&self, condition: Option<&Condition>) -> Result<(), Refused> {

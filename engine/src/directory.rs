@@ -81,6 +81,8 @@ struct Names {
 pub(crate) struct Directory {
     names: RwLock<Names>,
     next: AtomicU64,
+    /// Trees that are not dropped.
+    count: AtomicU64,
     /// The end of the batch that holds the last change.
     changed: AtomicU64,
 }
@@ -94,6 +96,7 @@ impl Directory {
             names.by_name.insert(name, tree);
         }
         Self {
+            count: AtomicU64::new(names.by_id.len() as u64),
             names: RwLock::new(names),
             next: AtomicU64::new(next.0),
             changed: AtomicU64::new(0),
@@ -108,6 +111,11 @@ impl Directory {
     /// The smallest id that no tree had yet.
     pub(crate) fn next_id(&self) -> TreeId {
         TreeId(self.next.load(Ordering::Relaxed))
+    }
+
+    /// How many trees there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     pub(crate) fn find(&self, name: &[u8]) -> Option<TreeId> {
@@ -173,6 +181,8 @@ impl Directory {
                 }
             }
         }
+        self.count
+            .store(names.by_id.len() as u64, Ordering::Relaxed);
     }
 
     /// The store was closed: no handle reads any more.

@@ -367,7 +367,11 @@ fn take_units(core: &Arc<Core>, length: u64) -> Result<Run, Error> {
     core.refuse_writes()?;
     let units = core.identity.geometry.units_for(length);
     let units = u32::try_from(units).expect("256 MiB of units");
-    core.with_room(|| core.space.allocate_extent(core.disk.as_ref(), units))
+    core.with_room(|| {
+        let promised = || core.reserve_units();
+        core.space
+            .allocate_extent(core.disk.as_ref(), units, promised)
+    })
 }
 
 /// Reads `into.len()` bytes of a part from `at` on, whole chunks of it checked. `at` is a

@@ -62,7 +62,7 @@
 )))]
 compile_error!(
     "Dynomite runs on 64-bit little-endian Linux, on x86-64 and aarch64: what it promises of \
-     crashes was shown there only. `dmerkle`, which reads the format, builds anywhere."
+     crashes was shown on the first only. `dmerkle`, which reads the format, builds anywhere."
 );
 
 pub mod alloc;
@@ -90,6 +90,7 @@ mod options;
 mod pins;
 #[doc(hidden)]
 pub mod planted;
+mod promise;
 mod punch;
 mod queue;
 mod range;

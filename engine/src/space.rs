@@ -88,13 +88,24 @@ impl Space {
         }
     }
 
-    /// Units for an extent, backed.
-    pub(crate) fn allocate_extent(&self, disk: &dyn Disk, units: u32) -> Result<Run, Error> {
+    /// Units for an extent, backed; and none of those that a checkpoint was promised.
+    pub(crate) fn allocate_extent(
+        &self,
+        disk: &dyn Disk,
+        units: u32,
+        promised: impl Fn() -> u64,
+    ) -> Result<Run, Error> {
         let mut inner = self.inner.lock();
         let placed = self.obtain(&mut inner, disk, |allocator| {
             allocator.allocate_extent(units)
         })?;
-        self.back(&mut inner, disk, placed)
+        let run = self.back(&mut inner, disk, placed)?;
+        // Asked under the lock: who asks for space has said before what it will need.
+        let left = self.reserve_of(&mut inner, disk, promised());
+        if left.is_err() {
+            inner.allocator.free(run);
+        }
+        left.map(|()| run)
     }
 
     /// Units for several extents that are written together, `least` for the first and at most `most`,
@@ -339,19 +350,22 @@ impl Space {
     /// Makes sure that this many free units are backed, so that a checkpoint of everything
     /// pending can finish whatever happens to the disk.
     pub(crate) fn reserve(&self, disk: &dyn Disk, units: u64) -> Result<(), Error> {
-        let mut inner = self.inner.lock();
+        self.reserve_of(&mut self.inner.lock(), disk, units)
+    }
+
+    fn reserve_of(&self, inner: &mut Inner, disk: &dyn Disk, units: u64) -> Result<(), Error> {
         while inner.allocator.backed_free_units() < units {
             let missing = units - inner.allocator.backed_free_units();
-            let step = u64::from(self.step_units(&inner)).max(missing);
+            let step = u64::from(self.step_units(inner)).max(missing);
             let step = u32::try_from(step).unwrap_or(u32::MAX);
             match inner.allocator.unbacked_next(step) {
                 Ok(runs) => {
                     for run in runs {
-                        self.back_run(&mut inner, disk, run)?;
+                        self.back_run(inner, disk, run)?;
                     }
                 }
-                Err(Shortage::Load(region)) => self.load(&mut inner, disk, region)?,
-                Err(Shortage::Grow) => self.grow(&mut inner, disk)?,
+                Err(Shortage::Load(region)) => self.load(inner, disk, region)?,
+                Err(Shortage::Grow) => self.grow(inner, disk)?,
                 Err(Shortage::Full) => return Err(Error::StoreFull),
             }
         }
@@ -434,6 +448,16 @@ impl Space {
     /// Reads the map of the region that these units lie in, if it is not known yet.
     pub(crate) fn know_map(&self, disk: &dyn Disk, run: Run) -> Result<(), Error> {
         self.know(&mut self.inner.lock(), disk, run)
+    }
+
+    /// Whether the opened generation reaches all of these units, which may lie anywhere.
+    pub(crate) fn is_reached(&self, disk: &dyn Disk, run: Run) -> Result<bool, Error> {
+        let mut inner = self.inner.lock();
+        if !inner.allocator.holds(run) {
+            return Ok(false);
+        }
+        self.know(&mut inner, disk, run)?;
+        Ok(inner.reachable.is_reachable(run) == Some(true))
     }
 
     fn know(&self, inner: &mut Inner, disk: &dyn Disk, run: Run) -> Result<(), Error> {

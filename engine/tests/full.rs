@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Halting, value};
-use engine::Error;
+use engine::world::World;
+use engine::{Durability, Error, NewEntry, Options, Store};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The punch asked what was promised before it looked for something to take, and another batch was
@@ -71,5 +73,72 @@ fn a_medium_part_that_a_full_disk_acknowledges_finds_its_run() {
     for key in 0..taken {
         let found = tree.get(&[b'n', key]).unwrap().unwrap();
         assert_eq!(found, value(key.into(), 1900));
+    }
+}
+
+/// It was given units that were backed, whoever they had been promised to.
+#[test]
+fn a_long_part_takes_nothing_of_what_a_checkpoint_was_promised() {
+    let (disk, store, tree) = Halting::store();
+    store.checkpoint().unwrap();
+    // Space that is free and backed, in one run.
+    drop(tree.writer(60_000).unwrap());
+    for key in 0..8u8 {
+        tree.put(&[b'n', key], &value(key.into(), 1000)).unwrap();
+    }
+    disk.full.store(true, Ordering::SeqCst);
+    let mut lengths = (1..=120).rev().map(|units| units * 512);
+    let held = lengths.find_map(|length| tree.writer(length).ok());
+    assert!(held.is_some());
+    store.checkpoint().unwrap();
+    for key in 0..8u8 {
+        let found = tree.get(&[b'n', key]).unwrap().unwrap();
+        assert_eq!(found, value(key.into(), 1000));
+    }
+}
+
+/// A small entry more, and a packed leaf becomes two or three.
+#[test]
+fn inserts_here_and_there_that_a_full_disk_acknowledges_are_checkpointed() {
+    // Entries, the bytes of each, and of so many one gets a neighbour.
+    for (entries, length, step) in [(60_000u32, 100, 300), (20_000, 1000, 40)] {
+        let disk = Arc::new(Halting::default());
+        let options = Options {
+            log_bytes: 16 << 20,
+            ..Options::default()
+        };
+        Store::format_on(disk.as_ref(), &World::real(), &options).unwrap();
+        let store = Store::open_on(disk.clone(), World::real(), &options).unwrap();
+        let tree = store.create_tree(b"t").unwrap();
+        let key = |number: u32, behind: &str| format!("{number:08}{behind}").into_bytes();
+        for first in (0..entries).step_by(1000) {
+            let mut batch = store.batch();
+            for number in first..first + 1000 {
+                batch.put(&tree, &key(number, ""), value(number, length));
+            }
+            store.commit(batch, Durability::Buffered).unwrap();
+        }
+        for _ in 0..3 {
+            store.checkpoint().unwrap();
+        }
+        let inserts = u64::from(entries / step);
+        // Little more than a leaf for each.
+        drop(tree.writer(inserts * 5 * 4096).unwrap());
+        disk.full.store(true, Ordering::SeqCst);
+        let (mut taken, mut refused) = (Vec::new(), 0);
+        for number in (0..entries).step_by(step as usize) {
+            let entry = NewEntry::plain(value(number, length));
+            match tree.put_entry(&key(number, "x"), entry, Durability::Buffered) {
+                Ok(_) => taken.push(number),
+                Err(Error::DiskFull) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(taken.len() > 20, "{} of {refused}", taken.len());
+        store.checkpoint().unwrap();
+        for number in taken {
+            let found = tree.get(&key(number, "x")).unwrap();
+            assert_eq!(found, Some(value(number, length)));
+        }
     }
 }

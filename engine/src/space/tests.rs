@@ -35,7 +35,7 @@ fn a_map_that_is_refused_is_loaded_nowhere() {
         units: 1,
     };
     for _ in 0..3 {
-        let given = space.allocate_extent(&disk, 1);
+        let given = space.allocate_extent(&disk, 1, || 0);
         assert!(given.as_ref().is_err_and(Error::is_damage), "{given:?}");
         let given = space.allocate_node(&disk, Order(0));
         assert!(given.as_ref().is_err_and(Error::is_damage), "{given:?}");
@@ -51,6 +51,6 @@ fn a_map_that_is_refused_is_loaded_nowhere() {
     }
     // With the row that belongs to it.
     let space = Space::new(geometry, NONCE, vec![row(free)], 0);
-    space.allocate_extent(&disk, 1).unwrap();
+    space.allocate_extent(&disk, 1, || 0).unwrap();
     space.know_map(&disk, run).unwrap();
 }
