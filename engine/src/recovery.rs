@@ -32,7 +32,7 @@ use dmerkle::recover::{
 };
 use dmerkle::tree::Root;
 use dmerkle::{Corrupt, Geometry, Incarnation, Lsn, OpeningId, Place, Structure, TreeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 /// What a store is opened for.
@@ -76,12 +76,14 @@ pub(crate) fn open(
     cut_off(space.end(disk.as_ref()) * geometry.unit())?;
     let catalog = read_catalog(disk.as_ref(), &choice.superblock)?;
     let live = catalog.iter().filter(|(_, entry)| !entry.dropped);
+    let used = catalog.last_key_value().map_or(0, |(tree, _)| tree.0);
     let directory = Directory::new(
         live.map(|(tree, entry)| (*tree, entry.name.clone())),
-        choice.superblock.next_tree,
+        TreeId(choice.superblock.next_tree.0.max(used + 1)),
     );
     let replayed = replay(&Ground {
         reads: &reads,
+        disk: disk.as_ref(),
         input: ScanInput {
             superblock: &choice.superblock,
             starts: &choice.starts,
@@ -328,11 +330,19 @@ fn read_catalog(
     superblock: &Superblock,
 ) -> Result<BTreeMap<TreeId, CatalogEntry>, Error> {
     let mut catalog = BTreeMap::new();
+    let mut seen = HashSet::new();
     let mut todo = Vec::new();
     if !superblock.catalog.is_none() {
         todo.push((superblock.catalog, None));
     }
     while let Some((pointer, level)) = todo.pop() {
+        if !seen.insert(pointer.block) {
+            // A tree that is none may have more ways than anybody can go.
+            let rule = "a node has two parents";
+            return Err(Corrupt::rule(Structure::Node, rule)
+                .at(Place::Block(pointer.block))
+                .into());
+        }
         let node = read_node(disk, &superblock.geometry, TreeId::CATALOG, &pointer)?;
         if level.is_some_and(|level| level != node.level()) {
             return Err(

@@ -3,13 +3,15 @@
 //! Invariants:
 //! - A batch is taken in whole or not at all, in the order of the log; the first one that does not
 //!   hold ends it, and nothing behind it is looked at.
-//! - A batch that no flush is known to cover counts only if each of its extents is on the disk.
+//! - A batch that no flush is known to cover counts only if each extent that it brought is on the disk.
+//!   One that it kept was durable before it: damage there is met by who reads it, and says nothing of
+//!   the batch.
 //! - Every extent that a batch names is marked in use when the batch is taken in.
 
 use crate::core::TreeChange;
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::io::AlignedBuf;
+use crate::io::{AlignedBuf, Disk};
 use crate::medium;
 use crate::memtable::{Key, Memtable, OpRef};
 use crate::planted::{self, Bug};
@@ -19,12 +21,13 @@ use dmerkle::format::extent::ExtentRef;
 use dmerkle::format::log_block::block_at_or_after;
 use dmerkle::format::record::{BatchRef, Operation};
 use dmerkle::recover::{ReadAt, Scan, ScanInput, Tail, scan};
-use dmerkle::{Corrupt, Geometry, Lsn, Place, Run, Structure, TreeId};
+use dmerkle::{Corrupt, Geometry, Lsn, Place, Run, Structure};
 use std::collections::VecDeque;
 
 /// What a replay stands on.
 pub(crate) struct Ground<'a> {
     pub(crate) reads: &'a dyn ReadAt,
+    pub(crate) disk: &'a dyn Disk,
     pub(crate) input: ScanInput<'a>,
     pub(crate) space: &'a Space,
     pub(crate) directory: &'a Directory,
@@ -50,6 +53,7 @@ pub(crate) fn replay(ground: &Ground<'_>) -> Result<Replayed, Error> {
     let geometry = superblock.geometry;
     let mut replay = Replay {
         reads: ground.reads,
+        disk: ground.disk,
         geometry: &geometry,
         file_bytes: ground.reads.len(),
         space: ground.space,
@@ -120,6 +124,7 @@ struct Doubtful {
 /// The memtable and the trees as the log tells them.
 struct Replay<'a> {
     reads: &'a dyn ReadAt,
+    disk: &'a dyn Disk,
     geometry: &'a Geometry,
     file_bytes: u64,
     space: &'a Space,
@@ -134,18 +139,24 @@ impl Replay<'_> {
     /// Takes one batch in.
     fn apply(&mut self, end: Lsn, bytes: &[u8]) -> Result<(), Error> {
         let batch = decode(bytes, end)?;
+        let mut last = None;
         for operation in batch.ops() {
+            if let Some(key) = key_of(&operation)
+                && last.replace(key).is_some_and(|last| last >= key)
+            {
+                let rule = "the keys of a batch must ascend";
+                return Err(Corrupt::rule(Structure::LogRecord, rule)
+                    .at(Place::Lsn(end))
+                    .into());
+            }
             match operation {
-                Operation::Put {
-                    tree, key, body, ..
-                } => {
+                Operation::Put { body, .. } => {
                     for extent in body.extents() {
                         self.mark(extent.run(self.geometry))?;
                     }
                     self.owed_units += medium::units_of(body, self.geometry);
-                    self.insert(tree, key, end, OpRef::Put(body));
                 }
-                Operation::Delete { tree, key, .. } => self.insert(tree, key, end, OpRef::Delete),
+                Operation::Delete { .. } => {}
                 Operation::CreateTree { tree, name } => {
                     let name = name.to_vec();
                     self.directory.apply(TreeChange::Create { tree, name }, end);
@@ -155,15 +166,18 @@ impl Replay<'_> {
                 }
             }
         }
-        self.end = end;
-        Ok(())
-    }
-
-    fn insert(&self, tree: TreeId, key: &[u8], end: Lsn, op: OpRef<'_>) {
-        let op = std::iter::once((Key::new(tree, key), op));
+        let ops = batch.ops().filter_map(|operation| {
+            let op = match operation {
+                Operation::Put { body, .. } => OpRef::Put(body),
+                _ => OpRef::Delete,
+            };
+            Some((key_of(&operation)?, op))
+        });
         // Nobody reads yet, so every older version leaves.
         self.memtable
-            .insert(op, end, end, &|_, _| false, self.geometry);
+            .insert(ops, end, end, &|_, _| false, self.geometry);
+        self.end = end;
+        Ok(())
     }
 
     fn mark(&self, run: Run) -> Result<(), Error> {
@@ -179,18 +193,30 @@ impl Replay<'_> {
             .into())
     }
 
-    /// Whether every extent of a batch is on the disk as its record says.
+    /// Whether every extent that a batch brought is on the disk as its record says.
     fn extents_hold(&self, bytes: &[u8], end: Lsn) -> Result<bool, Error> {
         for operation in decode(bytes, end)?.ops() {
-            if let Operation::Put { body, .. } = operation {
+            if let Operation::Put {
+                tree, key, body, ..
+            } = operation
+            {
                 for extent in body.extents() {
-                    if !self.extent_holds(extent) {
+                    let run = extent.run(self.geometry);
+                    if !self.was_kept(Key::new(tree, key), run) && !self.extent_holds(extent) {
                         return Ok(false);
                     }
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Whether an extent is one that the entry had before: the log or the base names it.
+    fn was_kept(&self, key: Key<'_>, run: Run) -> bool {
+        let older = self.memtable.probe(key, self.end).found;
+        let mut named = older.into_iter().flat_map(|op| op.runs(self.geometry));
+        // What the base reaches belongs to nobody else. A map that cannot be read says nothing.
+        named.any(|named| named == run) || self.space.is_reached(self.disk, run).unwrap_or(false)
     }
 
     fn extent_holds(&self, extent: ExtentRef<'_>) -> bool {
@@ -210,6 +236,16 @@ impl Replay<'_> {
             && part_hash(&buffer[..length]) == *extent.hash()
             // Garbled in flight, so no flush covers it, and no reader would ever forgive it.
             && buffer[length..].iter().all(|byte| *byte == 0)
+    }
+}
+
+/// The key that a put or a delete is about.
+fn key_of<'a>(operation: &Operation<'a>) -> Option<Key<'a>> {
+    match *operation {
+        Operation::Put { tree, key, .. } | Operation::Delete { tree, key, .. } => {
+            Some(Key::new(tree, key))
+        }
+        Operation::CreateTree { .. } | Operation::DropTree { .. } => None,
     }
 }
 

@@ -285,6 +285,8 @@ fn pin(core: &Arc<Core>) -> Result<Pinned, Error> {
         let generation = snapshot.held()?.view.state.base.generation;
         let (superblock, slot) = checkpointer.durable();
         if superblock.generation != generation {
+            // A poisoned store will never show it.
+            core.refuse_writes()?;
             // The superblock is down and its base not shown yet: one step more shows it.
             if core.is_threaded() {
                 drop(checkpointer);

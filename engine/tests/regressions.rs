@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is the report")]
 
-use engine::{Batch, Durability, Error, Options, Store};
+mod common;
+
+use common::{places, rot, value};
+use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -184,4 +187,44 @@ fn a_flush_covers_what_was_there_and_does_not_wait_for_more() {
         stop.store(true, Ordering::Relaxed);
         assert!(took < 20, "{took} flushes of the log for one");
     });
+}
+
+/// A part that an update kept was looked at as if the update had brought it: damage in it, a year old,
+/// cut off the log there, with all that had been acknowledged behind.
+#[test]
+fn damage_in_a_part_that_was_kept_loses_no_later_commit() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let kept = value(1, 100_000);
+    tree.put(b"k", &kept).unwrap();
+    store.checkpoint().unwrap();
+    let places = places(&path, &kept[..64]);
+    assert_eq!(places.len(), 1);
+    rot(&path, &places);
+    tree.update(b"k", Durability::Durable, |_| {
+        let parts = NewEntry::default().part(NewPart::Keep(0));
+        Ok(Decision::Put(
+            parts.part(NewPart::Bytes(b"second".to_vec())),
+        ))
+    })
+    .unwrap();
+    // And once more, of what only the log names.
+    tree.update(b"k", Durability::Durable, |_| {
+        let parts = NewEntry::default().part(NewPart::Keep(0));
+        Ok(Decision::Put(parts.part(NewPart::Bytes(b"third".to_vec()))))
+    })
+    .unwrap();
+    tree.put(b"j", b"behind").unwrap();
+    // What a kill would leave.
+    let killed = path.with_extension("killed");
+    std::fs::copy(&path, &killed).unwrap();
+
+    let store = Store::open(&killed, &options()).unwrap();
+    let tree = store.tree(b"t").unwrap();
+    assert_eq!(tree.get(b"j").unwrap().unwrap(), b"behind");
+    let entry = tree.entry(b"k").unwrap().unwrap();
+    assert_eq!(entry.parts_len(), 2);
+    assert_eq!(&*entry.part(1).unwrap().unwrap(), b"third");
+    assert!(entry.part(0).unwrap_err().is_damage());
 }

@@ -10,6 +10,7 @@ use crate::format::bytes::Reader;
 use crate::format::layout::layout;
 use crate::format::pointer::Pointer;
 use crate::format::record::TREE_NAME_BYTES_MAX;
+use crate::format::superblock::NUMBER_MAX;
 use crate::types::{Generation, Sum, Summary, TreeId};
 
 layout! {
@@ -61,8 +62,8 @@ pub fn tree_of_key(key: &[u8]) -> Result<TreeId, Corrupt> {
         return field("key length", 8, key.len() as u64);
     };
     let tree = TreeId(u64::from_be_bytes(bytes));
-    if tree == TreeId::CATALOG {
-        return field("key", 1, 0);
+    if tree == TreeId::CATALOG || tree.0 > NUMBER_MAX {
+        return field("key", NUMBER_MAX, tree.0);
     }
     Ok(tree)
 }

@@ -16,7 +16,7 @@
 use crate::error::{Corrupt, Fault, Structure};
 use crate::format::bytes::{Reader, put_at, u32_at, u64_at};
 use crate::format::layout::layout;
-use crate::format::superblock::LSN_MAX;
+use crate::format::superblock::{LSN_MAX, NUMBER_MAX};
 use crate::geometry::Geometry;
 use crate::types::{Generation, Incarnation, Lsn, OpeningId};
 
@@ -302,6 +302,11 @@ impl<'a> LogBlock<'a> {
         if !lsn.0.is_multiple_of(block_bytes as u64) || lsn > LSN_MAX {
             return field("lsn", block_bytes as u64, lsn.0);
         }
+        for (name, got) in [("incarnation", incarnation.0), ("stamp", stamp.0)] {
+            if got > NUMBER_MAX {
+                return field(name, NUMBER_MAX, got);
+            }
+        }
         if blocks != group_blocks(geometry, payload_len as usize) {
             let needed = group_blocks(geometry, payload_len as usize);
             return field("group_blocks", needed.into(), blocks.into());
@@ -386,6 +391,34 @@ mod tests {
         let mut out = vec![0xaa; blocks * g.log_block_bytes as usize];
         encode_group(&g, NONCE, &header(lsn), payload, &mut out);
         out
+    }
+
+    /// The next one would be no number.
+    #[test]
+    fn numbers_that_no_store_counts_to_are_refused() {
+        let g = Geometry::tiny();
+        let decoded = |header: GroupHeader| {
+            let mut out = vec![0; g.log_block_bytes as usize];
+            encode_group(&g, NONCE, &header, b"", &mut out);
+            LogBlock::decode(&out, NONCE, &g).map(|_| ())
+        };
+        assert_eq!(decoded(header(1024)), Ok(()));
+        for most in [NUMBER_MAX + 1, u64::MAX] {
+            assert!(
+                decoded(GroupHeader {
+                    incarnation: Incarnation(most),
+                    ..header(1024)
+                })
+                .is_err()
+            );
+            assert!(
+                decoded(GroupHeader {
+                    stamp: Generation(most),
+                    ..header(1024)
+                })
+                .is_err()
+            );
+        }
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use crate::error::{Corrupt, Structure};
 use crate::format::body::{BodyBuilder, BodyRef, KEY_BYTES_MAX};
 use crate::format::bytes::{Reader, put_at};
 use crate::format::layout::layout;
+use crate::format::superblock::NUMBER_MAX;
 use crate::types::{Sum, TreeId};
 use std::ops::Range;
 
@@ -338,8 +339,8 @@ fn decode_operation<'a>(reader: &mut Reader<'a>, check: Check) -> Result<Operati
     let key_len = reader.u16()? as usize;
     let body_len = reader.u32()? as usize;
     let tree = TreeId(reader.u64()?);
-    if tree == TreeId::CATALOG {
-        return field("tree", 1, 0);
+    if tree == TreeId::CATALOG || tree.0 > NUMBER_MAX {
+        return field("tree", NUMBER_MAX, tree.0);
     }
     if kind > DELETE && replaced != 0 {
         return field("replaced", 0, replaced.into());
@@ -439,6 +440,13 @@ mod tests {
                     prop_assert!(BatchRef::decode(&cut).is_err());
                 }
             }
+        }
+
+        #[test]
+        fn a_tree_that_no_store_counts_to_is_refused(tree in NUMBER_MAX + 1..) {
+            let mut writer = BatchWriter::new();
+            writer.push(&Operation::CreateTree { tree: TreeId(tree), name: b"t" });
+            prop_assert!(BatchRef::decode(writer.finish()).is_err());
         }
 
         #[test]

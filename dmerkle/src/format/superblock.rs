@@ -332,6 +332,21 @@ impl Superblock {
         if self.durable > LSN_MAX {
             return field("durable", LSN_MAX.0, self.durable.0);
         }
+        let data_units =
+            u64::from(self.geometry.regions_max) * u64::from(self.geometry.region_units);
+        for (name, most, got) in [
+            ("generation", NUMBER_MAX, self.generation.0),
+            ("incarnation", NUMBER_MAX, self.incarnation.0),
+            ("next_tree", NUMBER_MAX, self.next_tree.0),
+            ("node_units", data_units, self.node_units),
+        ] {
+            if got > most {
+                return field(name, most, got);
+            }
+        }
+        if self.next_tree == TreeId::CATALOG {
+            return field("next_tree", 1, 0);
+        }
         let mut last = Incarnation(0);
         for earlier in &self.earlier {
             if earlier.incarnation <= last && last.0 != 0 || earlier.incarnation >= self.incarnation
@@ -369,6 +384,9 @@ impl Superblock {
 
 /// No log reaches this place: a terabyte a second for months. It keeps sums of places in range.
 pub const LSN_MAX: Lsn = Lsn(1 << 62);
+
+/// No store counts so far: one more is always in range.
+pub const NUMBER_MAX: u64 = 1 << 62;
 
 fn field<T>(name: &'static str, expected: u64, got: u64) -> Result<T, Corrupt> {
     Err(Corrupt::field(Structure::Superblock, name, expected, got))
@@ -506,6 +524,24 @@ pub(crate) mod tests {
                 ..
             }
         ));
+    }
+
+    /// One more of it would be no number, or mean what it may not.
+    #[test]
+    fn numbers_that_no_store_counts_to_are_refused() {
+        let decoded = |change: &dyn Fn(&mut Superblock)| {
+            let mut superblock = sample(Geometry::tiny());
+            change(&mut superblock);
+            Superblock::decode(&superblock.encode(Slot::A)).map(|_| ())
+        };
+        assert_eq!(decoded(&|_| ()), Ok(()));
+        for most in [NUMBER_MAX + 1, u64::MAX] {
+            assert!(decoded(&|superblock| superblock.generation = Generation(most)).is_err());
+            assert!(decoded(&|superblock| superblock.incarnation = Incarnation(most)).is_err());
+            assert!(decoded(&|superblock| superblock.next_tree = TreeId(most)).is_err());
+            assert!(decoded(&|superblock| superblock.node_units = most).is_err());
+        }
+        assert!(decoded(&|superblock| superblock.next_tree = TreeId(0)).is_err());
     }
 
     /// Where the log would go on behind it is no number.
