@@ -32,7 +32,7 @@ use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use dmerkle::tree::{Apply, Change, Op as TreeOp, Progress, Root, Settings};
 use dmerkle::{BlockId, Generation, Geometry, Lsn, Run, TreeId};
 use ops::{Bytes, Ops};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -62,6 +62,9 @@ pub(crate) struct Checkpointer {
     catalog: BTreeMap<TreeId, CatalogEntry>,
     /// Taken by a checkpoint that failed: the next one goes on with it.
     frozen: Option<Frozen>,
+    /// Dropped trees that are damaged: nobody misses what they hold, so their space stays taken, and
+    /// all others go on.
+    not_emptied: BTreeSet<TreeId>,
     running: Option<Box<Running>>,
 }
 
@@ -111,6 +114,7 @@ impl Checkpointer {
             slot,
             catalog,
             frozen: None,
+            not_emptied: BTreeSet::new(),
             running: None,
         }
     }
@@ -125,9 +129,10 @@ impl Checkpointer {
         (&self.superblock, self.slot)
     }
 
-    /// Whether dropped trees still have entries to be removed.
+    /// Whether dropped trees still have entries that can be removed, as far as is known.
     pub(crate) fn has_hidden(&self) -> bool {
-        self.catalog.values().any(|entry| entry.dropped)
+        let mut hidden = self.catalog.iter().filter(|(_, entry)| entry.dropped);
+        hidden.any(|(tree, _)| !self.not_emptied.contains(tree))
     }
 
     /// Whether a checkpoint is under way.
@@ -169,10 +174,21 @@ impl Checkpointer {
             Err(error) if past_return => Err(core.poison_write(&error)),
             Err(error @ Error::Poisoned { .. }) => Err(error),
             Err(error) => {
+                let spoilt = self.emptying().filter(|_| error.is_damage());
                 self.abandon(core);
-                Err(error)
+                let spoilt = spoilt.ok_or(error)?;
+                // The next step begins anew, without that tree.
+                self.not_emptied.insert(spoilt);
+                Ok(Stepped::More)
             }
         }
+    }
+
+    /// The dropped tree from which entries are being removed.
+    fn emptying(&self) -> Option<TreeId> {
+        let running = self.running.as_ref()?;
+        let (tree, _) = running.applying.as_ref()?;
+        matches!(running.phase, Phase::Truncate).then_some(*tree)
     }
 
     fn begin(&mut self, core: &Arc<Core>) -> Result<(), Error> {
@@ -244,7 +260,7 @@ impl Checkpointer {
                 if running.apply_some(core)? {
                     running.note_changes();
                     // Once: what this checkpoint writes is not there to be read yet.
-                    running.choose_truncations(core)?;
+                    running.choose_truncations(core, &mut self.not_emptied)?;
                     running.phase = Phase::Truncate;
                 }
             }
@@ -406,20 +422,25 @@ impl Running {
     }
 
     /// Chooses what to remove from trees that earlier checkpoints hid.
-    fn choose_truncations(&mut self, core: &Arc<Core>) -> Result<(), Error> {
+    fn choose_truncations(
+        &mut self,
+        core: &Arc<Core>,
+        not_emptied: &mut BTreeSet<TreeId>,
+    ) -> Result<(), Error> {
         let mut left = TRUNCATE_ENTRIES;
         let hidden: Vec<TreeId> = self
             .catalog
             .iter()
-            .filter(|(_, entry)| entry.dropped)
+            .filter(|(tree, entry)| entry.dropped && !not_emptied.contains(tree))
             .map(|(tree, _)| *tree)
             .collect();
         for tree in hidden {
             let root = self.trees.get(&tree).copied().unwrap_or(Root::EMPTY);
             let keys = match core.first_keys(tree, &root, left) {
-                // Nobody misses what a dropped tree holds: its space stays taken, and all others go
-                // on.
-                Err(error) if error.is_damage() => continue,
+                Err(error) if error.is_damage() => {
+                    not_emptied.insert(tree);
+                    continue;
+                }
                 keys => keys?,
             };
             left -= keys.len();
@@ -460,8 +481,7 @@ impl Running {
             self.trees.remove(&tree);
         }
         let mut ops = Vec::new();
-        let ids: std::collections::BTreeSet<TreeId> =
-            before.keys().chain(self.catalog.keys()).copied().collect();
+        let ids: BTreeSet<TreeId> = before.keys().chain(self.catalog.keys()).copied().collect();
         for tree in ids {
             let key = catalog_key(tree);
             match self.catalog.get(&tree) {

@@ -131,6 +131,13 @@ pub(crate) enum Full {
     Unflushed,
 }
 
+/// The longest batch that may ever join: a quarter of the ring, and what its length can say.
+pub(crate) fn batch_bytes_max(geometry: &Geometry) -> u64 {
+    let blocks = geometry.ring_bytes / 4 / u64::from(geometry.log_block_bytes);
+    let bytes = blocks * block_payload_bytes(geometry) as u64;
+    bytes.min(u32::MAX.into())
+}
+
 impl Group {
     /// Whether a durable batch is in it.
     pub(crate) fn is_durable(&self) -> bool {
@@ -176,10 +183,9 @@ impl Queue {
         group_fits(&self.geometry, at, group_blocks(&self.geometry, payload))
     }
 
-    /// The longest batch that may ever join: a quarter of the ring.
+    /// The longest batch that may ever join.
     pub(crate) fn batch_bytes_max(&self) -> u64 {
-        let blocks = self.geometry.ring_bytes / 4 / self.block();
-        blocks * block_payload_bytes(&self.geometry) as u64
+        batch_bytes_max(&self.geometry)
     }
 
     /// Where the log ends once all groups are written: block aligned.

@@ -43,7 +43,9 @@ pub struct TreeInfo {
 }
 
 impl Store {
-    /// Makes a new store. A crash before this returns leaves no file of this name.
+    /// Makes a new store and opens it. A crash before this returns leaves no file of this name, or
+    /// a whole and empty store, which [`Store::open`] opens; so does an error while it is opened.
+    /// The log's bytes are taken from the disk at once.
     pub fn create(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
         Self::create_with(path.as_ref(), options, Ring::Written)
     }
@@ -196,7 +198,7 @@ impl Store {
         self.core().punch_some(Thrift::AtRest, bytes_min)
     }
 
-    /// Flushes what is buffered.
+    /// Flushes what is buffered. Everything below the LSN that it returns is durable.
     pub fn flush(&self) -> Result<Lsn, Error> {
         self.core().refuse_writes()?;
         self.core().flush_log()?;
@@ -213,7 +215,7 @@ impl Store {
         Ok(Tree::new(self.core(), id))
     }
 
-    /// Creates a tree, durably.
+    /// Creates a tree, durably. Its name has at most 255 bytes.
     pub fn create_tree(&self, name: &[u8]) -> Result<Tree, Error> {
         if name.len() > NAME_BYTES_MAX {
             return Err(Error::TooLarge {
@@ -245,7 +247,8 @@ impl Store {
         }
     }
 
-    /// Drops a tree with all its entries, durably. Its space comes back over the next checkpoints.
+    /// Drops a tree with all its entries, durably. Its space comes back with the next checkpoints,
+    /// that of 4096 entries with each: when nobody writes, they follow each other until it is back.
     pub fn drop_tree(&self, name: &[u8]) -> Result<(), Error> {
         let tree = self.tree(name)?.id();
         let mut record = BatchWriter::new();
@@ -277,7 +280,9 @@ impl Store {
     }
 
     /// Commits a batch over any trees of this store: all of it or nothing. One that names a tree
-    /// of another store is refused.
+    /// of another store is refused. Returns the end of the commit in the log: everything below it
+    /// is visible, and durable if that was asked for. An empty batch commits nothing, and what is
+    /// returned is an LSN that was visible.
     pub fn commit(&self, mut batch: Batch, durability: Durability) -> Result<Lsn, Error> {
         batch.refuse_foreign(self.core())?;
         self.core().write(batch.changes(), durability)

@@ -148,7 +148,7 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
             return;
         }
         core.expire_snapshots();
-        checkpointed = is_due(core, last_ms);
+        checkpointed = is_due(core, last_ms, idle_rounds >= REST_ROUNDS);
         if checkpointed {
             last_ms = core.world.clock.now_ms();
             if let Err(error) = checkpoint_paced(core) {
@@ -178,7 +178,7 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
     }
 }
 
-fn is_due(core: &Arc<Core>, last_ms: u64) -> bool {
+fn is_due(core: &Arc<Core>, last_ms: u64, at_rest: bool) -> bool {
     if core.refuse_writes().is_err() {
         return false;
     }
@@ -188,12 +188,15 @@ fn is_due(core: &Arc<Core>, last_ms: u64) -> bool {
         return true;
     }
     drop(queue);
-    let idle = state.active.is_empty()
-        && state.frozen.is_none()
-        && !core.directory.has_changes()
-        && !core.checkpointer.lock().has_hidden();
-    if idle {
-        return false;
+    if state.active.is_empty() && state.frozen.is_none() && !core.directory.has_changes() {
+        let checkpointer = core.checkpointer.lock();
+        if !checkpointer.has_hidden() {
+            return false;
+        }
+        // Each gives back some of what dropped trees hold.
+        if at_rest {
+            return true;
+        }
     }
     core.world.clock.now_ms().saturating_sub(last_ms) >= core.options.checkpoint_ms
 }

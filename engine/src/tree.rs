@@ -19,6 +19,9 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+/// What a delete takes in a record beside its key, generously.
+const DELETE_BYTES: usize = 32;
+
 /// What a store says to a tree that is not its own.
 pub(crate) const FOREIGN: &str = "the tree belongs to another store";
 
@@ -161,7 +164,8 @@ impl Tree {
         Ok(found.is_some())
     }
 
-    /// Sets the value of a key, with the store's default durability.
+    /// Sets the value of a key, with the store's default durability. Returns the end of the commit
+    /// in the log: everything below it is visible, and durable if that was asked for.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Lsn, Error> {
         let changes = vec![(self.id, key, Change::PutPlain(value))];
         self.core.write(changes, self.core.options.durability)
@@ -184,19 +188,27 @@ impl Tree {
         self.core.write(changes, self.core.options.durability)
     }
 
-    /// Removes all entries in `low..high` (no upper bound if `None`), a few thousand per commit.
-    /// Each commit is atomic, the whole is not. Returns how many there were.
+    /// Removes all entries in `low..high` (no upper bound if `None`), up to a thousand per commit,
+    /// fewer where keys are long and the log is small. Each commit is atomic, the whole is not.
+    /// Returns how many there were.
     pub fn delete_range(&self, low: &[u8], high: Option<&[u8]>) -> Result<u64, Error> {
         const AT_ONCE: usize = 1000;
         self.refuse_dropped()?;
         let snapshot = Snapshot::take(&self.core);
         let _exempt = snapshot.exempt();
         let mut entries = snapshot.range(self, low, high);
+        let bytes_max = self.core.queue.lock().batch_bytes_max() / 2;
         let mut removed = 0;
         loop {
             let mut batch = Batch::new();
-            for entry in entries.by_ref().take(AT_ONCE) {
-                batch.delete(self, entry?.key());
+            let mut bytes = 0;
+            while batch.len() < AT_ONCE
+                && bytes < bytes_max
+                && let Some(entry) = entries.next()
+            {
+                let entry = entry?;
+                bytes += (DELETE_BYTES + entry.key().len()) as u64;
+                batch.delete(self, entry.key());
             }
             let mut changes = batch.changes();
             if planted::has(Bug::DeleteRangeShort) {
@@ -211,7 +223,8 @@ impl Tree {
     }
 
     /// Reads the entry of a key and commits what `decide` makes of it, if it has not changed in
-    /// between; else asks again. The closure runs under no lock and may run more than once.
+    /// between; else asks again. The closure runs under no lock and may run more than once. Where it
+    /// decides to leave the entry, what is returned is the LSN that was read, durable or not.
     pub fn update(
         &self,
         key: &[u8],
@@ -279,13 +292,14 @@ impl Tree {
         Snapshot::take(&self.core).visit(self, low, high, visit)
     }
 
-    /// Count and fingerprint of the entries in `low..high` as they are now.
+    /// Count and fingerprint of the entries in `low..high` as they are now. See
+    /// [`Snapshot::fingerprint`] for what it reads.
     pub fn fingerprint(&self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Error> {
         self.refuse_dropped()?;
         Snapshot::take(&self.core).fingerprint(self, low, high)
     }
 
-    /// How many entries there are now.
+    /// How many entries there are now. Reads what [`Snapshot::fingerprint`] reads.
     pub fn count(&self) -> Result<u64, Error> {
         Ok(self.fingerprint(&[], None)?.count)
     }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::extents::{LongParts, PartsWriter, Written};
 use crate::medium;
 use crate::options::Durability;
-use crate::queue::Completion;
+use crate::queue::{Completion, batch_bytes_max};
 use crate::view::View;
 use dmerkle::format::body::{
     BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, PARTS_MAX, PartRef,
@@ -176,6 +176,7 @@ impl Core {
         let mut owed_units = 0;
         let mut record = BatchWriter::new();
         let mut ops = Vec::with_capacity(changes.len());
+        let limit = batch_bytes_max(&self.identity.geometry);
         for (tree, key, change) in changes {
             let (key, body) = match change {
                 Change::Delete => {
@@ -202,6 +203,10 @@ impl Core {
                 }
             };
             ops.push(Staged { tree, key, body });
+            let bytes = record.bytes_len() as u64;
+            if bytes > limit {
+                return Err(Error::BatchTooLarge { bytes, limit });
+            }
         }
         let record = record.into_bytes();
         for body in ops.iter().filter_map(|op| op.body.clone()) {

@@ -108,6 +108,22 @@ fn many_small_puts_survive_many_checkpoints() {
     assert_eq!(tree.count().unwrap(), 0);
 }
 
+/// A thousand deletes of long keys are more than a small log takes at once.
+#[test]
+fn a_range_of_long_keys_is_deleted_whatever_the_log() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    for number in 0..300u32 {
+        let mut key = vec![b'k'; 4096];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        tree.put_entry(&key, NewEntry::plain(*b"v"), Durability::Buffered)
+            .unwrap();
+    }
+    assert_eq!(tree.delete_range(b"", None).unwrap(), 300);
+    assert_eq!(tree.count().unwrap(), 0);
+}
+
 #[test]
 fn an_update_adds_a_part_and_keeps_the_others_in_place() {
     let (_dir, path) = folder();
@@ -321,4 +337,25 @@ fn a_walk_of_any_length_shows_each_entry_once() {
         seen.reverse();
         assert_eq!(seen, expected, "{high} back to {low}");
     }
+}
+
+/// It was encoded to its end before anybody looked, and one of 4 GiB was a panic.
+#[test]
+fn a_batch_that_is_too_large_is_refused_where_it_becomes_so() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let mut batch = Batch::new();
+    for number in 0..400u32 {
+        batch.put(&tree, &number.to_be_bytes(), value(number, 1000));
+    }
+    // Nobody comes to see that this is no part to be kept.
+    let wrong = NewEntry::default().part(NewPart::Keep(0));
+    batch.put_entry(&tree, b"last, which cannot be", wrong);
+    let refused = store.commit(batch, Durability::Durable);
+    assert!(
+        matches!(refused, Err(Error::BatchTooLarge { bytes, limit }) if bytes > limit),
+        "{refused:?}"
+    );
+    assert_eq!(tree.count().unwrap(), 0);
 }

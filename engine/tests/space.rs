@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{folder, value};
+use common::{folder, small, value};
 use engine::{Durability, Options, Store, Tree};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const KEYS: u32 = 60_000;
 
@@ -59,4 +60,34 @@ fn what_rewritten_leaves_leave_behind_is_given_back_at_rest() {
         let key = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
         assert_eq!(tree.get(&key).unwrap(), Some(value(number + seed, 150)));
     }
+}
+
+#[test]
+fn a_dropped_tree_gives_its_space_back_when_nobody_writes() {
+    let (_dir, path) = folder();
+    let options = Options {
+        // None is due by its time.
+        checkpoint_ms: 3_600_000,
+        ..small()
+    };
+    let store = Store::create(&path, &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let empty = store.stats().allocated_bytes;
+    for first in (0..20_000u32).step_by(500) {
+        put(&store, &tree, first..first + 500, 0);
+    }
+    store.drop_tree(b"t").unwrap();
+    store.checkpoint().unwrap();
+    assert!(store.stats().allocated_bytes > empty + (2 << 20));
+    // Two seconds until it is at rest, and then some checkpoints.
+    let patience = Instant::now() + Duration::from_secs(60);
+    while store.stats().allocated_bytes > empty + (1 << 20) {
+        assert!(Instant::now() < patience, "{:?}", store.stats());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // And then it is quiet.
+    std::thread::sleep(Duration::from_millis(600));
+    let checkpoints = store.stats().checkpoints;
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(store.stats().checkpoints, checkpoints);
 }

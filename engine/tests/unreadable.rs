@@ -6,11 +6,13 @@
 
 mod common;
 
-use common::{MemoryDisk, tiny, value};
+use common::{MemoryDisk, folder, places, rot, small, tiny, value};
+use dmerkle::format::node;
 use engine::io::Disk;
 use engine::world::World;
-use engine::{Batch, Durability, Geometry, Store};
+use engine::{Batch, Durability, Geometry, NewEntry, Store};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A store with one leaf, which is spoilt.
 fn spoilt() -> Arc<MemoryDisk> {
@@ -89,4 +91,71 @@ fn a_dropped_tree_that_is_damaged_stops_no_checkpoint() {
     }
     assert_eq!(store.tree(b"sound").unwrap().count().unwrap(), 4);
     store.close().unwrap();
+}
+
+/// It would have tried to empty it five times a second for ever.
+#[test]
+fn a_dropped_tree_that_is_damaged_lets_a_store_rest() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &small()).unwrap();
+    let spoilt = value(1, 100);
+    store.create_tree(b"t").unwrap().put(b"k", &spoilt).unwrap();
+    store.close().unwrap();
+    let mut places = places(&path, &spoilt);
+    places.retain(|place| *place > small().log_bytes);
+    assert_eq!(places.len(), 1);
+    rot(&path, &places);
+
+    let store = Store::open(&path, &small()).unwrap();
+    store.drop_tree(b"t").unwrap();
+    store.checkpoint().unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    let checkpoints = store.stats().checkpoints;
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(store.stats().checkpoints, checkpoints);
+    store.close().unwrap();
+}
+
+/// To empty a dropped tree a little opens more of it than what is removed: the neighbour that a node
+/// too small joins.
+#[test]
+fn a_dropped_tree_that_is_damaged_anywhere_stops_no_checkpoint() {
+    let disk = Arc::new(MemoryDisk::default());
+    Store::format_on(disk.as_ref(), &World::real(), &tiny()).unwrap();
+    let store = open(&disk);
+    store.create_tree(b"sound").unwrap();
+    let tree = store.create_tree(b"spoilt").unwrap();
+    let id = tree.id();
+    for key in 0..4500_u32 {
+        let entry = NewEntry::plain(key.to_le_bytes());
+        tree.put_entry(&key.to_be_bytes(), entry, Durability::Buffered)
+            .unwrap();
+    }
+    store.checkpoint().unwrap();
+    drop((tree, store));
+    // The blocks that hold, or held, a node of the tree.
+    let mut bytes = vec![0; usize::try_from(disk.size().unwrap()).unwrap()];
+    disk.read(0, &mut bytes).unwrap();
+    let unit = Geometry::tiny().unit_bytes as usize;
+    let is_node = |at: &usize| {
+        bytes[at + 4..at + 8] == node::MAGIC_VALUE.to_le_bytes()
+            && bytes[at + 24..at + 32] == id.0.to_le_bytes()
+    };
+    let data = usize::try_from(Geometry::tiny().file_bytes(0)).unwrap();
+    let nodes: Vec<_> = (data..bytes.len()).step_by(unit).filter(is_node).collect();
+    assert!(nodes.len() > 1000, "{}", nodes.len());
+    for at in nodes.iter().step_by(61) {
+        let disk = disk.copy();
+        disk.write(*at as u64 + 80, &[bytes[at + 80] ^ 1]).unwrap();
+        let store = open(&disk);
+        store.drop_tree(b"spoilt").unwrap();
+        for round in 0..6_u8 {
+            let sound = store.tree(b"sound").unwrap();
+            sound.put(&[round], b"v").unwrap();
+            if let Err(error) = store.checkpoint() {
+                panic!("the node at byte {at} is spoilt, round {round}: {error}");
+            }
+        }
+        store.close().unwrap();
+    }
 }

@@ -139,3 +139,16 @@ fn batches_gather_in_groups_of_a_mebibyte_and_four_are_worth_writing() {
         assert!(blocks * u64::from(geometry.log_block_bytes) <= 1 << 20);
     }
 }
+
+/// A batch's length has 32 bits.
+#[test]
+fn no_ring_takes_a_batch_whose_length_cannot_be_said() {
+    let of = |ring_bytes| {
+        batch_bytes_max(&Geometry {
+            ring_bytes,
+            ..Geometry::default()
+        })
+    };
+    assert_eq!(of(1 << 20), 64 * (4096 - 72));
+    assert_eq!(of(1 << 40), u64::from(u32::MAX));
+}
