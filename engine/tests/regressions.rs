@@ -4,9 +4,12 @@
 
 mod common;
 
-use common::{places, rot, value};
+use common::{MemoryDisk, value};
+use engine::io::Disk;
+use engine::world::World;
 use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -193,38 +196,39 @@ fn a_flush_covers_what_was_there_and_does_not_wait_for_more() {
 /// cut off the log there, with all that had been acknowledged behind.
 #[test]
 fn damage_in_a_part_that_was_kept_loses_no_later_commit() {
-    let (_dir, path) = folder();
-    let store = Store::create(&path, &options()).unwrap();
-    let tree = store.create_tree(b"t").unwrap();
-    let kept = value(1, 100_000);
-    tree.put(b"k", &kept).unwrap();
-    store.checkpoint().unwrap();
-    let places = places(&path, &kept[..64]);
-    assert_eq!(places.len(), 1);
-    rot(&path, &places);
-    tree.update(b"k", Durability::Durable, |_| {
-        let parts = NewEntry::default().part(NewPart::Keep(0));
-        Ok(Decision::Put(
-            parts.part(NewPart::Bytes(b"second".to_vec())),
-        ))
-    })
-    .unwrap();
-    // And once more, of what only the log names.
-    tree.update(b"k", Durability::Durable, |_| {
-        let parts = NewEntry::default().part(NewPart::Keep(0));
-        Ok(Decision::Put(parts.part(NewPart::Bytes(b"third".to_vec()))))
-    })
-    .unwrap();
-    tree.put(b"j", b"behind").unwrap();
-    // What a kill would leave.
-    let killed = path.with_extension("killed");
-    std::fs::copy(&path, &killed).unwrap();
+    for in_base in [true, false] {
+        let disk = Arc::new(MemoryDisk::default());
+        Store::format_on(disk.as_ref(), &World::real(), &options()).unwrap();
+        // Without threads: nothing covers what was flushed last.
+        let open = |disk: Arc<MemoryDisk>| Store::open_on(disk, World::real(), &options()).unwrap();
+        let store = open(Arc::clone(&disk));
+        let tree = store.create_tree(b"t").unwrap();
+        let kept = value(1, 100_000);
+        tree.put(b"k", &kept).unwrap();
+        if in_base {
+            store.checkpoint().unwrap();
+        }
+        // From here on it is known to be durable.
+        tree.put(b"i", b"before").unwrap();
+        let mut bytes = vec![0; usize::try_from(disk.size().unwrap()).unwrap()];
+        disk.read(0, &mut bytes).unwrap();
+        let at = bytes.windows(64).position(|window| *window == kept[..64]);
+        disk.write(at.unwrap() as u64, &[kept[0] ^ 1]).unwrap();
+        for second in [b"second", b"third."] {
+            tree.update(b"k", Durability::Buffered, |_| {
+                let parts = NewEntry::default().part(NewPart::Keep(0));
+                Ok(Decision::Put(parts.part(NewPart::Bytes(second.to_vec()))))
+            })
+            .unwrap();
+        }
+        tree.put(b"j", b"behind").unwrap();
 
-    let store = Store::open(&killed, &options()).unwrap();
-    let tree = store.tree(b"t").unwrap();
-    assert_eq!(tree.get(b"j").unwrap().unwrap(), b"behind");
-    let entry = tree.entry(b"k").unwrap().unwrap();
-    assert_eq!(entry.parts_len(), 2);
-    assert_eq!(&*entry.part(1).unwrap().unwrap(), b"third");
-    assert!(entry.part(0).unwrap_err().is_damage());
+        let store = open(disk.copy());
+        let tree = store.tree(b"t").unwrap();
+        assert_eq!(tree.get(b"j").unwrap().unwrap(), b"behind");
+        let entry = tree.entry(b"k").unwrap().unwrap();
+        assert_eq!(entry.parts_len(), 2);
+        assert_eq!(&*entry.part(1).unwrap().unwrap(), b"third.");
+        assert!(entry.part(0).unwrap_err().is_damage());
+    }
 }
