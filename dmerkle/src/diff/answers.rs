@@ -245,7 +245,12 @@ impl Session {
         let from = u32::try_from(have.len()).expect("at most 64");
         sketch::add(&mut sums, from, &own.ids);
         have.extend(sums);
-        let (foreign, known) = own.partition(sketch::decode(&have).unwrap_or_default());
+        let Some((foreign, known)) = own.partition(sketch::decode(&have).unwrap_or_default())
+        else {
+            // Two own entries have an id that differs: which of them the peer lacks, it must tell.
+            self.later(Open::new(open.range, open.depth, Task::List));
+            return Ok(());
+        };
         let gain = i128::from(theirs) - own.ids.len() as i128;
         let fits = foreign.len() as i128 - known.len() as i128 == gain;
         if foreign.len() + known.len() > 0 && fits {
@@ -479,22 +484,24 @@ impl Leaf {
         sorted
     }
 
-    /// The ids that are not among the own, ascending, and the places of the own that are. The ids
-    /// are few: so each of the own is looked for among them.
-    fn partition(&self, mut ids: Vec<u32>) -> (Vec<u32>, Vec<usize>) {
+    /// The ids that are not among the own, ascending, and the places of the own that are; none if
+    /// an id has two places. The ids are few: so each of the own is looked for among them.
+    fn partition(&self, mut ids: Vec<u32>) -> Option<(Vec<u32>, Vec<usize>)> {
         ids.sort_unstable();
         let mut places = vec![None; ids.len()];
         for (place, id) in self.ids.iter().enumerate() {
-            if let Ok(at) = ids.binary_search(id) {
-                places[at].get_or_insert(place);
+            if let Ok(at) = ids.binary_search(id)
+                && places[at].replace(place).is_some()
+            {
+                return None;
             }
         }
         let (known, foreign): (Vec<_>, Vec<_>) =
             (ids.into_iter().zip(places)).partition(|(_, place)| place.is_some());
-        (
+        Some((
             foreign.into_iter().map(|(id, _)| id).collect(),
             known.into_iter().filter_map(|(_, place)| place).collect(),
-        )
+        ))
     }
 
     /// The entries at `places`, in the order of their keys.

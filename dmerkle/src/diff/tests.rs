@@ -393,6 +393,34 @@ fn entries_with_equal_short_ids_do_not_hide() {
 }
 
 #[test]
+fn an_equal_entry_is_not_reported_though_another_has_its_short_id() {
+    let (equal, other) = alike(|sum| short_id(sum, 0).into());
+    let map = numbered(5000);
+    let equal_key = map.keys().nth(2000).unwrap().clone();
+    let other_key = successor(&equal_key);
+    let with = |other: Option<Sum>| {
+        let entries = map
+            .iter()
+            .map(|(key, n)| (key.clone(), fingerprint(key, *n)));
+        let other = other.map(|sum| (other_key.clone(), sum));
+        Sorted::new(
+            KEY_ID,
+            entries.chain([(equal_key.clone(), equal)]).chain(other),
+        )
+    };
+    for theirs in [None, Some(fingerprint(b"changed", 1))] {
+        let expected = Difference {
+            key: other_key.clone(),
+            mine: Some(other),
+            theirs,
+        };
+        let mut session = Session::new(KeyRange::default(), small(12, 1));
+        let (found, _) = diff(&mut session, &mut with(Some(other)), &mut with(theirs)).unwrap();
+        assert!(!found.is_empty() && found.iter().all(|one| *one == expected));
+    }
+}
+
+#[test]
 fn sums_that_look_equal_do_not_hide() {
     let mine = fingerprint(b"one", 1);
     assert_found_though_alike(mine, Sum(mine.0 ^ 1 << 127));
