@@ -1,7 +1,9 @@
 //! The answering side: a frame in, a frame out, nothing kept.
 //!
 //! Invariants: an answer is given to at least the first query and to as many as fit the frame and
-//! the work allowed for it; the asker repeats the rest. Every answer is true of the snapshot.
+//! the work allowed for it; the asker repeats the rest. Every answer is true of the snapshot. The
+//! ranges of a frame ascend and are disjoint ([`Queries`](super::wire::Queries) refuses others): no
+//! entry is asked about twice.
 
 use super::sketch::{self, CAPACITY_MAX, Turn};
 use super::wire::{Query, Room, Says, Shape, Split, Writer, read_request, refusal};

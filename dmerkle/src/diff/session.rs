@@ -3,6 +3,7 @@
 //! Invariants:
 //! - The open ranges (on the stack, under way, to be asked next, or to be compared with what the
 //!   peer told) are disjoint, and hold every difference that was not reported.
+//! - They are asked about in ascending order: so the ranges of a frame ascend, too.
 //! - Each range is reported once per walk, so that the differences account for the totals.
 
 use super::wire::{Query, Shape, Writer, read_answer};
@@ -191,12 +192,10 @@ impl Session {
     }
 
     /// A session over what [`Session::open_bounds`] of an earlier one gave, which need not have
-    /// been on the same snapshots. The ranges are disjoint.
+    /// been on the same snapshots. Ranges in any order; those that touch are taken as one.
     pub fn resume(ranges: Vec<KeyRange>, limits: Limits) -> Self {
-        let roots: Vec<_> = ranges
-            .into_iter()
-            .filter(|range| !range.is_empty())
-            .collect();
+        let ranges = ranges.into_iter().filter(|range| !range.is_empty());
+        let roots = joined(ranges.collect());
         let shape = Shape {
             key_id: 0,
             salt: limits.salt,
@@ -299,23 +298,12 @@ impl Session {
     pub fn open_bounds(&self) -> Vec<KeyRange> {
         let open = self.stack.iter().chain(&self.next_up);
         let flying = self.flying.iter().flatten().map(|flying| &flying.open);
-        let mut ranges: Vec<KeyRange> = open
+        let ranges = open
             .chain(flying)
             .map(|open| open.range.clone())
             .chain(self.told.iter().map(|told| told.range.clone()))
-            .chain(self.failed.iter().cloned())
-            .collect();
-        ranges.sort_by(|a, b| a.low.cmp(&b.low));
-        let mut joined: Vec<KeyRange> = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            match joined.last_mut() {
-                Some(last) if last.high().is_none_or(|high| high >= range.low.as_slice()) => {
-                    last.high = last.high.take().zip(range.high).map(|(a, b)| a.max(b));
-                }
-                _ => joined.push(range),
-            }
-        }
-        joined
+            .chain(self.failed.iter().cloned());
+        joined(ranges.collect())
     }
 
     /// Ends the walk, or begins the thorough one.
@@ -445,6 +433,13 @@ impl Session {
             if !flying.is_empty() && (due + answer > ANSWER_BYTES_AIM || frugal) {
                 break;
             }
+            debug_assert!(
+                flying.last().is_none_or(|before| {
+                    let high = before.open.range.high();
+                    high.is_some_and(|high| high <= open.range.low.as_slice())
+                }),
+                "the ranges of a frame ascend"
+            );
             let written = writer.out.len();
             writer.query(&open.asked(), &query);
             if writer.is_over() {
@@ -513,6 +508,21 @@ impl Session {
             Query::List => 1024,
         }
     }
+}
+
+/// The ranges ascending, those that touch or overlap as one.
+fn joined(mut ranges: Vec<KeyRange>) -> Vec<KeyRange> {
+    ranges.sort_by(|a, b| a.low.cmp(&b.low));
+    let mut joined: Vec<KeyRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.high().is_none_or(|high| high >= range.low.as_slice()) => {
+                last.high = last.high.take().zip(range.high).map(|(a, b)| a.max(b));
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
 }
 
 /// Runs a session to its end: `exchange` carries a frame to the peer and brings its answer,

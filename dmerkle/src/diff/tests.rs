@@ -221,10 +221,21 @@ fn one_difference_costs_a_few_hundred_bytes() {
     }
 }
 
-/// A copy that counts the entries which are read of it.
+/// A copy that counts the entries which are read of it, and how often it is asked for sums.
 struct Counted {
     copy: Sorted,
     read: usize,
+    summed: usize,
+}
+
+impl Counted {
+    fn new(map: &Map) -> Self {
+        Self {
+            copy: sorted(map),
+            read: 0,
+            summed: 0,
+        }
+    }
 }
 
 impl Contents for Counted {
@@ -235,6 +246,7 @@ impl Contents for Counted {
     }
 
     fn summary(&mut self, low: &[u8], high: Option<&[u8]>) -> Result<Summary, Infallible> {
+        self.summed += 1;
         self.copy.summary(low, high)
     }
 
@@ -265,8 +277,7 @@ fn a_changed_entry_is_fetched_without_reading_its_range_again() {
     let key = mine.keys().nth(777).unwrap().clone();
     let mut theirs = mine.clone();
     theirs.insert(key.clone(), u64::MAX);
-    let copies = [&mine, &theirs].map(sorted);
-    let [mut one, mut other] = copies.map(|copy| Counted { copy, read: 0 });
+    let [mut one, mut other] = [&mine, &theirs].map(Counted::new);
     let mut session = Session::new(KeyRange::default(), Limits::default());
     let (found, _) = diff(&mut session, &mut one, &mut other).unwrap();
     assert_eq!(found.len(), 1);
@@ -277,8 +288,7 @@ fn a_changed_entry_is_fetched_without_reading_its_range_again() {
 
 /// Entries read of both copies, and what the frames took.
 fn reads(mine: &Map, theirs: &Map) -> ([usize; 2], Traffic) {
-    let copies = [mine, theirs].map(sorted);
-    let [mut one, mut other] = copies.map(|copy| Counted { copy, read: 0 });
+    let [mut one, mut other] = [mine, theirs].map(Counted::new);
     let mut session = Session::new(KeyRange::default(), Limits::default());
     let (found, traffic) = diff(&mut session, &mut one, &mut other).unwrap();
     let expected = model(mine, theirs, &KeyRange::default());
@@ -627,6 +637,63 @@ proptest! {
             let _ = session.receive(&mut copy, &frame);
         }
     }
+}
+
+/// The header of a request, as a session begins it, and these queries.
+fn request(queries: &[&[u8]]) -> Vec<u8> {
+    let shape = wire::Shape {
+        key_id: KEY_ID,
+        salt: 0,
+        leaf_log2: 12,
+        wide: false,
+    };
+    let mut frame = wire::Writer::request(&shape).out;
+    frame.extend(queries.concat());
+    assert!(frame.len() <= FRAME_BYTES_MAX);
+    frame
+}
+
+#[test]
+fn no_frame_asks_twice_about_a_key() {
+    // List everything, as often as bytes are in a frame.
+    let everything = vec![0x1c; 60_000];
+    let mut copy = Counted::new(&numbered(1000));
+    let answer = respond(&mut copy, &request(&[&everything]));
+    assert!(copy.summed <= 1, "summed up {} times", copy.summed);
+    assert!(matches!(answer, Err(Error::Frame(_))));
+    // Lists of "b".."c" and then of "a".., "b".."d" and "a".."b".
+    let first: &[u8] = b"\x04\x01b\x01c";
+    for next in [&b"\x14\x01a"[..], b"\x04\x01b\x01d", b"\x04\x01a\x01b"] {
+        let answer = respond(&mut copy, &request(&[first, next]));
+        assert!(matches!(answer, Err(Error::Frame(_))), "{next:?}");
+    }
+    // One that begins where the first ends, and one behind it.
+    for next in [&b"\x0c\x01d"[..], b"\x04\x01c\x01d", b"\x14\x01f"] {
+        assert!(respond(&mut copy, &request(&[first, next])).is_ok());
+    }
+}
+
+#[test]
+fn ranges_to_go_on_with_may_come_in_any_order() {
+    let (mine, theirs) = (numbered(3000), Map::new());
+    let range = |low: &[u8], high: Option<&[u8]>| KeyRange {
+        low: low.to_vec(),
+        high: high.map(<[u8]>::to_vec),
+    };
+    let ranges = vec![
+        range(b"\xc0", None),
+        range(b"\x80", Some(b"\x90")),
+        range(b"\x10", Some(b"\x20")),
+        range(b"\x18", Some(b"\x28")),
+        range(b"\x28", Some(b"\x30")),
+    ];
+    let expected: BTreeSet<_> = (ranges.iter())
+        .flat_map(|range| model(&mine, &theirs, range))
+        .collect();
+    let mut session = Session::resume(ranges, small(3, 2));
+    let (found, _) = diff(&mut session, &mut sorted(&mine), &mut sorted(&theirs)).unwrap();
+    assert_eq!(found.len(), expected.len(), "each is reported once");
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //!          shape: bits 0-4 leaf_log2, bit 7 whole sums
 //!   query: tag | low unless bit 3 | high unless bit 4 | what the query says
 //!          tag: bits 0-2 kind, bit 3 = low is the high before (at first the empty key),
-//!          bit 4 = no upper bound
+//!          bit 4 = no upper bound; the ranges ascend and are disjoint: no low is below the high
+//!          before, and nothing follows a range without an upper bound
 //!     0 total:   count | sum 16               what do you have here, as a whole
 //!     1 compare: count | sum                  are we equal here
 //!     2 sketch:  from | to                    power sums `from..to` of your ids
@@ -371,12 +372,15 @@ pub(super) fn read_request<E>(frame: &[u8], key_id: u64) -> Result<Request<'_>, 
     }
     Ok(Request {
         shape,
-        queries: Queries(Fields {
-            reader: fields,
-            before: Vec::new(),
-            spelled: 0,
-            wide: shape.wide,
-        }),
+        queries: Queries {
+            fields: Fields {
+                reader: fields,
+                before: Vec::new(),
+                spelled: 0,
+                wide: shape.wide,
+            },
+            is_bounded: true,
+        },
     })
 }
 
@@ -499,25 +503,44 @@ fn rule(rule: &'static str) -> Corrupt {
     Corrupt::rule(Structure::Frame, rule)
 }
 
-/// The queries of a request, one at a time.
-pub(super) struct Queries<'a>(Fields<'a>);
+/// The queries of a request, one at a time. Their ranges ascend and are disjoint: else a few bytes
+/// could ask about everything, thousands of times.
+pub(super) struct Queries<'a> {
+    fields: Fields<'a>,
+    /// Whether the range before has an upper bound.
+    is_bounded: bool,
+}
 
 impl Iterator for Queries<'_> {
     type Item = Result<(KeyRange, Query), Corrupt>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        (!self.0.reader.rest().is_empty()).then(|| self.0.query())
+        if self.fields.reader.rest().is_empty() {
+            return None;
+        }
+        if !self.is_bounded {
+            return Some(Err(rule("a range follows one without an upper bound")));
+        }
+        let query = self.fields.query();
+        if let Ok((range, _)) = &query {
+            self.is_bounded = range.high.is_some();
+        }
+        Some(query)
     }
 }
 
 impl Fields<'_> {
     fn query(&mut self) -> Result<(KeyRange, Query), Corrupt> {
         let tag = self.reader.u8()?;
+        let high_before = self.before.clone();
         let low = if tag & ADJACENT == 0 {
             self.key()?
         } else {
-            self.before.clone()
+            high_before.clone()
         };
+        if low < high_before {
+            return Err(rule("a range begins below the end of the one before"));
+        }
         let high = if tag & UNBOUNDED == 0 {
             Some(self.key()?)
         } else {
