@@ -674,6 +674,16 @@ fn no_frame_asks_twice_about_a_key() {
 }
 
 #[test]
+fn a_long_key_is_not_multiplied_by_queries_that_lean_on_it() {
+    // A list from a key of 4096 bytes on, its lengths 0 and 15 + 4081, and thousands from there on.
+    let first = [&b"\x14\x0f\xf1\x1f"[..], &[b'k'; 4096]].concat();
+    let mut copy = sorted(&numbered(10));
+    assert!(respond(&mut copy, &request(&[&first])).is_ok());
+    let frame = request(&[&first, &vec![0x1c; 61_400]]);
+    assert!(matches!(respond(&mut copy, &frame), Err(Error::Frame(_))));
+}
+
+#[test]
 fn ranges_to_go_on_with_may_come_in_any_order() {
     let (mine, theirs) = (numbered(3000), Map::new());
     let range = |low: &[u8], high: Option<&[u8]>| KeyRange {

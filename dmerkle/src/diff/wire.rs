@@ -29,7 +29,8 @@
 //! after it), then its rest. The key before the first key of an answer is its query's low bound.
 //!
 //! Invariants: no key is longer than a key (with its successor's byte), and the keys of a frame are
-//! at most a mebibyte when spelled out, so that decoding allocates a small multiple of that.
+//! at most a mebibyte when spelled out, so that decoding allocates a small multiple of that. A low
+//! bound that is the high before is not counted: since ranges ascend, no key is taken over twice.
 
 use super::{Entries, Error, FRAME_BYTES_MAX, KeyRange, VERSION};
 use crate::error::{Corrupt, Structure};
