@@ -227,6 +227,10 @@ impl Session {
         if !expected {
             return Err(Error::Peer("a sketch has not as many sums as asked"));
         }
+        if sums.len() as u64 >= theirs {
+            // Or a range could be asked about for ever: no more sums are asked for than there are ids.
+            return Err(Error::Peer("sums came where the ids are no more"));
+        }
         let again = Open::new(
             open.range.clone(),
             open.depth,

@@ -706,6 +706,57 @@ fn ranges_to_go_on_with_may_come_in_any_order() {
     assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
 }
 
+/// Answers every total by a claim of 2^63 entries, 8 of them below a cut in the middle, and what is
+/// asked about these by sums that mean nothing.
+fn answer_without_news(mine: &Map, garbage: &mut u32, frame: &[u8]) -> Vec<u8> {
+    let request = wire::read_request::<Infallible>(frame, KEY_ID).unwrap();
+    let mut writer = wire::Writer::answer(&request.shape);
+    for query in request.queries {
+        let (range, query) = query.unwrap();
+        let own = Summary {
+            count: 1 << 63,
+            sum: Sum(9),
+        };
+        let says = match query {
+            wire::Query::Total(_) => wire::Says::Split(wire::Split {
+                count: own.count,
+                sum: 9,
+                below: vec![(mine.keys().nth(mine.len() / 2).unwrap().clone(), 8, 1)],
+            }),
+            wire::Query::Compare { .. } => wire::Says::Equal,
+            wire::Query::Sketch { from, to } => wire::Says::Sketch(
+                (from..to)
+                    .map(|_| {
+                        *garbage += 1;
+                        short_id(fingerprint(b"garbage", (*garbage).into()), 0)
+                    })
+                    .collect(),
+            ),
+            other => panic!("{other:?} is not asked of it"),
+        };
+        writer.says(&range, &query, own, &says);
+    }
+    writer.out
+}
+
+#[test]
+fn a_peer_whose_sums_mean_nothing_is_soon_left() {
+    let map = numbered(100);
+    let mut session = Session::new(KeyRange::default(), Limits::default());
+    let (mut frames, mut garbage) = (0, 0);
+    let ended = run(
+        &mut session,
+        &mut sorted(&map),
+        |frame| {
+            frames += 1;
+            assert!(frames <= 100, "frames without end");
+            Ok(answer_without_news(&map, &mut garbage, &frame))
+        },
+        |_| {},
+    );
+    assert!(matches!(ended, Err(Error::Peer(_))), "{ended:?}");
+}
+
 #[test]
 fn long_keys_that_are_much_alike_stay_within_memory() {
     let keys = |value: u64| -> Map {
