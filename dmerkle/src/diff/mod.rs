@@ -43,6 +43,7 @@ pub use sorted::Sorted;
 pub use tree::TreeContents;
 
 use crate::error::Corrupt;
+use crate::format::body::KEY_BYTES_MAX;
 use crate::types::{Sum, Summary};
 use core::fmt;
 
@@ -131,7 +132,7 @@ pub struct Difference {
     pub theirs: Option<Sum>,
 }
 
-/// A half-open range of keys.
+/// A half-open range of keys. Its bounds may be longer than keys are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct KeyRange {
     /// The first key that may be in it.
@@ -151,6 +152,14 @@ impl KeyRange {
 
     fn is_empty(&self) -> bool {
         self.high().is_some_and(|high| high <= self.low.as_slice())
+    }
+
+    /// The same keys between bounds that fit a frame.
+    fn with_short_bounds(self) -> Self {
+        Self {
+            low: short_bound(self.low),
+            high: self.high.map(short_bound),
+        }
     }
 
     /// The bytes that this range holds in memory, about.
@@ -181,6 +190,16 @@ impl KeyRange {
             high: self.high.clone(),
         });
         parts
+    }
+}
+
+/// A bound between the same keys, at most a byte longer than keys are. No key lies behind the first
+/// [`KEY_BYTES_MAX`] bytes of a longer bound and below it: it might as well end a byte later.
+fn short_bound(bound: Vec<u8>) -> Vec<u8> {
+    if bound.len() > KEY_BYTES_MAX + 1 {
+        successor(&bound[..KEY_BYTES_MAX])
+    } else {
+        bound
     }
 }
 

@@ -194,7 +194,9 @@ impl Session {
     /// A session over what [`Session::open_bounds`] of an earlier one gave, which need not have
     /// been on the same snapshots. Ranges in any order; those that touch are taken as one.
     pub fn resume(ranges: Vec<KeyRange>, limits: Limits) -> Self {
-        let ranges = ranges.into_iter().filter(|range| !range.is_empty());
+        let ranges = (ranges.into_iter())
+            .map(KeyRange::with_short_bounds)
+            .filter(|range| !range.is_empty());
         let roots = joined(ranges.collect());
         let shape = Shape {
             key_id: 0,

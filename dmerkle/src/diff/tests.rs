@@ -364,6 +364,38 @@ fn the_longest_keys_fit_their_frames() {
     }
 }
 
+#[test]
+fn bounds_longer_than_keys_bound_what_they_say() {
+    // Around the bounds, of one byte repeated, lie keys of the greatest length and shorter ones.
+    let mut mine = numbered(100);
+    for byte in [0, 1, 7, 0xff] {
+        for length in [0, 1, 4095, 4096] {
+            mine.insert(vec![byte; length], 1);
+        }
+        for last in [0, 1, 2, 0xff] {
+            let key = [&vec![byte; 4095][..], &[last]].concat();
+            mine.insert(key, 2);
+        }
+    }
+    let theirs = mine.iter().map(|(key, n)| (key.clone(), n + 5)).collect();
+    for length in [70_000, 5000, 4098, 4097, 4096] {
+        let bound = |byte: u8| vec![byte; length];
+        let (low, high) = (bound(1), Some(bound(7)));
+        let ranges = [
+            (low.clone(), None),
+            (Vec::new(), high.clone()),
+            (low.clone(), high),
+            (bound(0xff), None),
+            (bound(0), Some(bound(0xff))),
+            // Between these there is at most one key.
+            (low, Some(vec![1; length + 1])),
+        ];
+        for (low, high) in ranges {
+            assert_finds(&mine, &theirs, KeyRange { low, high }, small(3, 2));
+        }
+    }
+}
+
 /// Two fingerprints that look alike in `view`.
 fn alike(view: impl Fn(Sum) -> u64) -> (Sum, Sum) {
     let mut seen = BTreeMap::new();
