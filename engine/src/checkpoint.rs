@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
 use crate::medium::{Move, Moved};
-use crate::memtable::Drain;
+use crate::memtable::{Drain, Memtable, Place};
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
 use dmerkle::format::catalog::{CatalogEntry, catalog_key};
@@ -62,9 +62,9 @@ pub(crate) struct Checkpointer {
     catalog: BTreeMap<TreeId, CatalogEntry>,
     /// Taken by a checkpoint that failed: the next one goes on with it.
     frozen: Option<Frozen>,
-    /// Dropped trees that are damaged: nobody misses what they hold, so their space stays taken, and
-    /// all others go on.
-    not_emptied: BTreeSet<TreeId>,
+    /// Dropped trees that are damaged. Nobody misses what they hold: their space stays taken, what is
+    /// pending of them is let go, and all others go on.
+    given_up: BTreeSet<TreeId>,
     running: Option<Box<Running>>,
 }
 
@@ -114,7 +114,7 @@ impl Checkpointer {
             slot,
             catalog,
             frozen: None,
-            not_emptied: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             running: None,
         }
     }
@@ -132,7 +132,7 @@ impl Checkpointer {
     /// Whether dropped trees still have entries that can be removed, as far as is known.
     pub(crate) fn has_hidden(&self) -> bool {
         let mut hidden = self.catalog.iter().filter(|(_, entry)| entry.dropped);
-        hidden.any(|(tree, _)| !self.not_emptied.contains(tree))
+        hidden.any(|(tree, _)| !self.given_up.contains(tree))
     }
 
     /// Whether a checkpoint is under way.
@@ -174,21 +174,20 @@ impl Checkpointer {
             Err(error) if past_return => Err(core.poison_write(&error)),
             Err(error @ Error::Poisoned { .. }) => Err(error),
             Err(error) => {
-                let spoilt = self.emptying().filter(|_| error.is_damage());
+                let dropped = self.dropped_one(core).filter(|_| error.is_damage());
                 self.abandon(core);
-                let spoilt = spoilt.ok_or(error)?;
                 // The next step begins anew, without that tree.
-                self.not_emptied.insert(spoilt);
+                self.given_up.insert(dropped.ok_or(error)?);
                 Ok(Stepped::More)
             }
         }
     }
 
-    /// The dropped tree from which entries are being removed.
-    fn emptying(&self) -> Option<TreeId> {
-        let running = self.running.as_ref()?;
-        let (tree, _) = running.applying.as_ref()?;
-        matches!(running.phase, Phase::Truncate).then_some(*tree)
+    /// The tree that is being applied to, if it was dropped.
+    fn dropped_one(&self, core: &Core) -> Option<TreeId> {
+        let (tree, _) = self.running.as_ref()?.applying.as_ref()?;
+        let gone = *tree != TreeId::CATALOG && core.directory.name_of(*tree).is_none();
+        gone.then_some(*tree)
     }
 
     fn begin(&mut self, core: &Arc<Core>) -> Result<(), Error> {
@@ -199,17 +198,26 @@ impl Checkpointer {
         if planted::has(Bug::TailEarly) {
             core.queue.lock().tail = frozen.log_start;
         }
-        if let Err(error) = core.flush_log_to(frozen.newest) {
-            self.frozen = Some(frozen);
-            return Err(error);
-        }
+        let prepared = core
+            .flush_log_to(frozen.newest)
+            .and_then(|()| self.let_go(core, &frozen.memtable));
+        let let_go = match prepared {
+            Ok(let_go) => let_go,
+            Err(error) => {
+                self.frozen = Some(frozen);
+                return Err(error);
+            }
+        };
         let geometry = &core.identity.geometry;
         let mut todo: VecDeque<(TreeId, Ops)> = VecDeque::new();
         let mut named = Vec::new();
         let table = &frozen.memtable;
-        let mut superseded = table.superseded();
+        let mut superseded = let_go.unwrap_or_else(|| table.superseded());
         for place in table.places() {
             let tree = table.key(place).tree;
+            if self.given_up.contains(&tree) {
+                continue;
+            }
             if todo.back().is_none_or(|(last, _)| *last != tree) {
                 todo.push_back((tree, Ops::Frozen(Drain::new(table, tree), Moved::new())));
             }
@@ -218,7 +226,7 @@ impl Checkpointer {
             superseded.extend(versions.flat_map(|op| op.runs(geometry)));
         }
         let base = Arc::clone(&core.state.load().base);
-        let moved = Move::new(table);
+        let moved = Move::new(table, self.given_up.clone());
         self.running = Some(Box::new(Running {
             generation: Generation(base.generation.0 + 1),
             frozen,
@@ -235,6 +243,36 @@ impl Checkpointer {
             superblock: None,
         }));
         Ok(())
+    }
+
+    /// If operations are pending of a tree that is given up: the runs of all that is superseded, and
+    /// theirs, less what the base reaches (that is retired where its entry goes, or stays taken).
+    fn let_go(&self, core: &Arc<Core>, table: &Memtable) -> Result<Option<Vec<Run>>, Error> {
+        let geometry = &core.identity.geometry;
+        let gone = |place: &Place| self.given_up.contains(&table.key(*place).tree);
+        let mut places = table.places().filter(gone).peekable();
+        if self.given_up.is_empty() || places.peek().is_none() {
+            return Ok(None);
+        }
+        // The drop may be newer than the memtable, and no crash may find the tree without them.
+        let changed = {
+            // Under it a change is made and noted.
+            let _queue = core.queue.lock();
+            core.directory.last_change()
+        };
+        core.flush_log_to(changed)?;
+        let mut runs = table.superseded();
+        runs.extend(places.flat_map(|place| {
+            let runs = table.versions(place).flat_map(|op| op.runs(geometry));
+            runs.collect::<Vec<_>>()
+        }));
+        let mut left = Vec::new();
+        for run in runs {
+            if !core.space.is_reached(core.disk.as_ref(), run)? {
+                left.push(run);
+            }
+        }
+        Ok(Some(left))
     }
 
     /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
@@ -260,7 +298,7 @@ impl Checkpointer {
                 if running.apply_some(core)? {
                     running.note_changes();
                     // Once: what this checkpoint writes is not there to be read yet.
-                    running.choose_truncations(core, &mut self.not_emptied)?;
+                    running.choose_truncations(core, &mut self.given_up)?;
                     running.phase = Phase::Truncate;
                 }
             }
@@ -425,20 +463,20 @@ impl Running {
     fn choose_truncations(
         &mut self,
         core: &Arc<Core>,
-        not_emptied: &mut BTreeSet<TreeId>,
+        given_up: &mut BTreeSet<TreeId>,
     ) -> Result<(), Error> {
         let mut left = TRUNCATE_ENTRIES;
         let hidden: Vec<TreeId> = self
             .catalog
             .iter()
-            .filter(|(tree, entry)| entry.dropped && !not_emptied.contains(tree))
+            .filter(|(tree, entry)| entry.dropped && !given_up.contains(tree))
             .map(|(tree, _)| *tree)
             .collect();
         for tree in hidden {
             let root = self.trees.get(&tree).copied().unwrap_or(Root::EMPTY);
             let keys = match core.first_keys(tree, &root, left) {
                 Err(error) if error.is_damage() => {
-                    not_emptied.insert(tree);
+                    given_up.insert(tree);
                     continue;
                 }
                 keys => keys?,

@@ -31,8 +31,8 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::write::Changes;
 use dmerkle::format::body::{BodyBuilder, BodyRef, INLINE_ALWAYS_BYTES, PartRef};
 use dmerkle::format::extent::encode_extent;
-use dmerkle::{BlockId, Geometry, Run};
-use std::collections::VecDeque;
+use dmerkle::{BlockId, Geometry, Run, TreeId};
+use std::collections::{BTreeSet, VecDeque};
 
 /// The longest part that goes through the log: its bytes are written twice, which costs less than
 /// a write of its own up to here.
@@ -147,6 +147,8 @@ pub(crate) type Moved = VecDeque<(Place, Vec<u8>)>;
 pub(crate) struct Move {
     /// The operation that comes next.
     next: Option<Place>,
+    /// Trees whose operations are let go.
+    given_up: BTreeSet<TreeId>,
     pub(crate) moved: Moved,
     /// What the extents take.
     pub(crate) placed: Vec<Run>,
@@ -155,9 +157,10 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    /// Of the newest operations of a memtable that is frozen.
-    pub(crate) fn new(table: &Memtable) -> Self {
+    /// Of the newest operations of a memtable that is frozen, but for those of some trees.
+    pub(crate) fn new(table: &Memtable, given_up: BTreeSet<TreeId>) -> Self {
         Self {
+            given_up,
             next: table.places().next(),
             moved: Moved::new(),
             placed: Vec::new(),
@@ -174,7 +177,9 @@ impl Move {
         while units < units_max
             && let Some(place) = self.next
         {
-            if let Some(OpRef::Put(body)) = table.versions(place).next() {
+            if !self.given_up.contains(&table.key(place).tree)
+                && let Some(OpRef::Put(body)) = table.versions(place).next()
+            {
                 let wanted = units_of(body, geometry);
                 if wanted > 0 {
                     found.push((place, body));

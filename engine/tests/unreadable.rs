@@ -10,7 +10,7 @@ use common::{MemoryDisk, folder, places, rot, small, tiny, value};
 use dmerkle::format::node;
 use engine::io::Disk;
 use engine::world::World;
-use engine::{Batch, Durability, Geometry, NewEntry, Store};
+use engine::{Batch, Durability, Error, Geometry, NewEntry, Store};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,5 +158,37 @@ fn a_dropped_tree_that_is_damaged_anywhere_stops_no_checkpoint() {
             }
         }
         store.close().unwrap();
+    }
+}
+
+/// Who met the damage had written to the tree: with what was pending of it no checkpoint ended, dropped
+/// or not.
+#[test]
+fn to_drop_a_damaged_tree_that_was_written_to_lets_checkpoints_end() {
+    for is_frozen in [true, false] {
+        let disk = spoilt();
+        let store = open(&disk);
+        let tree = store.tree(b"spoilt").unwrap();
+        // One of each kind: in the leaf, beside it at the next checkpoint, and beside it at once.
+        for (key, length) in [(b"k", 10), (b"l", 1500), (b"m", 5000), (b"m", 6000)] {
+            tree.put(key, &value(length, length as usize)).unwrap();
+        }
+        if is_frozen {
+            assert!(store.checkpoint().unwrap_err().is_damage());
+        }
+        store.drop_tree(b"spoilt").unwrap();
+        let taken = store.stats().allocated_bytes;
+        for round in 0..4_u8 {
+            store.tree(b"sound").unwrap().put(&[round], b"v").unwrap();
+            store.checkpoint().unwrap();
+        }
+        // What had been written beside the tree is free again.
+        let left = store.stats().allocated_bytes;
+        assert!(left + 10_000 < taken, "{left} of {taken}");
+        drop(tree);
+        store.close().unwrap();
+        let store = open(&disk);
+        assert!(matches!(store.tree(b"spoilt"), Err(Error::NoSuchTree)));
+        assert_eq!(store.tree(b"sound").unwrap().count().unwrap(), 4);
     }
 }
