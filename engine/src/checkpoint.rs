@@ -318,7 +318,7 @@ impl Checkpointer {
             Phase::Maps => {
                 core.stamp()?; // the copies written now are those of the generation before last
                 let table = running.write_maps(core)?;
-                let durable = core.queue.lock().durable;
+                let durable = core.queue.lock().flushed;
                 if planted::has(Bug::StampEarly) {
                     core.queue.lock().stamp = running.generation;
                     core.queue.lock().push_stamp();

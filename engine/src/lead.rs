@@ -7,8 +7,10 @@
 //! - One leader at a time, between setting `writing` and clearing it; the queue's lock is not held
 //!   during I/O.
 //! - Nothing is acknowledged before the flush that covers its record and its extents.
-//! - The groups of one lead reach the disk in any order. All of them carry the durable LSN from
-//!   before it, so that recovery takes one that came without those before it for what it is.
+//! - The groups of one lead reach the disk in any order. All of them carry the end of the blocks
+//!   that were flushed before it, so that recovery takes one that came without those before it for
+//!   what it is. That end counts blocks, not batches: else a rotten empty group, flushed long ago,
+//!   would pass for a torn tail, and what was acknowledged behind it for never written.
 //! - A failure poisons, and is told to all who wait, those who joined meanwhile included.
 
 use crate::core::{Core, Joined};
@@ -123,6 +125,7 @@ impl Core {
             return Ok(());
         }
         let (stamp, durable, end) = (queue.stamp, queue.durable, queue.issued);
+        let (flushed, blocks_end) = (queue.flushed, queue.taken_to());
         let durable_waits = groups.iter().any(Group::is_durable);
         queue.writing = !races(Race::TwoLeaders);
         queue.set_writing_durable(durable_waits);
@@ -131,7 +134,7 @@ impl Core {
         }
         drop(queue);
 
-        let written = self.write_and_flush(&groups, writes, stamp, durable);
+        let written = self.write_and_flush(&groups, writes, stamp, flushed);
         // A flush of somebody else's that failed meanwhile may have lost what was written here, and
         // the next one says OK.
         let fate = written
@@ -144,7 +147,8 @@ impl Core {
         queue.writing = false;
         queue.set_writing_durable(false);
         if fate.is_ok() {
-            queue.covered = durable;
+            queue.covered = flushed;
+            queue.flushed = blocks_end;
             queue.durable = end;
             queue.has_stamped(stamp);
             let joined = queue.durable_batches();
@@ -189,18 +193,18 @@ impl Core {
         groups: &[Group],
         writes: Option<Writes>,
         stamp: Generation,
-        durable: Lsn,
+        flushed: Lsn,
     ) -> Result<(), Error> {
         let flush = || self.disk.flush().map_err(Error::io("flushing the log"));
         if planted::has(Bug::AckBeforeFlush) {
             flush()?;
-            return self.write_groups(groups, writes, stamp, durable);
+            return self.write_groups(groups, writes, stamp, flushed);
         }
         #[cfg(feature = "planted")]
         if planted::has(Bug::AckBeforeWrite) {
-            return self.write_groups_late(groups, writes, stamp, durable);
+            return self.write_groups_late(groups, writes, stamp, flushed);
         }
-        self.write_groups(groups, writes, stamp, durable)?;
+        self.write_groups(groups, writes, stamp, flushed)?;
         if planted::has(Bug::DropLogFlush) {
             return Ok(());
         }
@@ -213,14 +217,14 @@ impl Core {
         groups: &[Group],
         mut writes: Option<Writes>,
         stamp: Generation,
-        durable: Lsn,
+        flushed: Lsn,
     ) -> Result<(), Error> {
         if groups.len() > 1 && self.is_threaded() {
             // All at once: nothing is durable before the flush.
             writes = writes.or_else(|| Some(self.pool.writes()));
         }
         for group in groups {
-            let (offset, buffer) = self.encode_group(group, stamp, durable);
+            let (offset, buffer) = self.encode_group(group, stamp, flushed);
             let written = match &mut writes {
                 Some(writes) => writes.start(offset, &Arc::new(buffer)),
                 None => self.disk.write(offset, &buffer),
@@ -234,7 +238,7 @@ impl Core {
     }
 
     /// A group as the blocks of the ring hold it, and where.
-    fn encode_group(&self, group: &Group, stamp: Generation, durable: Lsn) -> (u64, AlignedBuf) {
+    fn encode_group(&self, group: &Group, stamp: Generation, flushed: Lsn) -> (u64, AlignedBuf) {
         let geometry = &self.identity.geometry;
         let stamp = if planted::has(Bug::ReleaseBeforeStamp) {
             Generation(0)
@@ -246,7 +250,7 @@ impl Core {
             opening: self.identity.opening,
             incarnation_start: self.identity.cut,
             lsn: group.start,
-            durable,
+            durable: flushed,
             stamp,
         };
         let blocks = log_block::group_blocks(geometry, group.payload.len());
@@ -267,13 +271,13 @@ impl Core {
         groups: &[Group],
         writes: Option<Writes>,
         stamp: Generation,
-        durable: Lsn,
+        flushed: Lsn,
     ) -> Result<(), Error> {
         let mut late = self.late.lock();
         late.extend(
             groups
                 .iter()
-                .map(|group| self.encode_group(group, stamp, durable)),
+                .map(|group| self.encode_group(group, stamp, flushed)),
         );
         while late.len() > LATE_GROUPS
             && let Some((offset, buffer)) = late.pop_front()

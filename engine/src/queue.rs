@@ -10,6 +10,9 @@
 //!   consumes the rest.
 //! - From the ring's tail to the end of the last group it is at most the ring, less the blocks
 //!   that only a stamp may use.
+//! - `flushed` counts in blocks, `durable` in bytes of batches: an empty group and a skip move only
+//!   the first. The log says `flushed` of itself, so that rot in such a block, behind which batches
+//!   were acknowledged, is never taken for a torn tail. `durable <= flushed`.
 //! - `durable <= visible <= issued` but for buffered commits, which may be visible before they
 //!   are durable; `visible` never passes a durable batch that is not flushed.
 
@@ -94,9 +97,11 @@ pub(crate) struct Queue {
     next: Lsn,
     /// The end of the newest batch that joined.
     pub(crate) issued: Lsn,
-    /// Everything below is flushed.
+    /// Every batch that ends at or below is flushed: byte exact.
     pub(crate) durable: Lsn,
-    /// Everything below is known to be durable by a durable block of the log.
+    /// Every block below is flushed, empty groups and skips too: what the log's blocks carry.
+    pub(crate) flushed: Lsn,
+    /// Every block below is known to be flushed by a durable block of the log.
     pub(crate) covered: Lsn,
     /// The oldest byte of the ring that must not be overwritten.
     pub(crate) tail: Lsn,
@@ -148,12 +153,14 @@ impl Group {
 impl Queue {
     /// A queue that goes on behind `end` (byte exact), all of it durable.
     pub(crate) fn new(geometry: Geometry, end: Lsn, tail: Lsn, generation: Generation) -> Self {
+        let next = block_at_or_after(&geometry, end);
         Self {
             geometry,
             groups: VecDeque::new(),
-            next: block_at_or_after(&geometry, end),
+            next,
             issued: end,
             durable: end,
+            flushed: next,
             covered: end,
             tail,
             tails: VecDeque::new(),
@@ -307,6 +314,12 @@ impl Queue {
         self.next = Lsn(self.next.0 + self.block());
         let group = self.groups.back().expect("it was pushed");
         Arc::clone(&group.ticket)
+    }
+
+    /// Where the groups end that were taken last, when nothing has joined since.
+    pub(crate) fn taken_to(&self) -> Lsn {
+        assert!(self.groups.is_empty(), "all were taken");
+        self.next
     }
 
     /// Takes all groups, for a leader to write.

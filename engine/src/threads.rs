@@ -153,6 +153,8 @@ fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
             last_ms = core.world.clock.now_ms();
             if let Err(error) = checkpoint_paced(core) {
                 core.report_checkpoint(Some(error));
+                // Nothing else covers the last group for as long as checkpoints fail.
+                let _ = core.cover();
                 thread::sleep(Duration::from_millis(RETRY_MS));
             }
         } else {

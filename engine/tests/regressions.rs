@@ -4,14 +4,15 @@
 
 mod common;
 
-use common::{MemoryDisk, value};
+use common::{MemoryDisk, places, rot, small, tiny, value};
 use engine::io::Disk;
 use engine::world::World;
-use engine::{Batch, Decision, Durability, Error, NewEntry, NewPart, Options, Store};
+use engine::{
+    Batch, Decision, Durability, Error, Geometry, Lsn, NewEntry, NewPart, Options, Store, Tree,
+};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -230,5 +231,74 @@ fn damage_in_a_part_that_was_kept_loses_no_later_commit() {
         assert_eq!(entry.parts_len(), 2);
         assert_eq!(&*entry.part(1).unwrap().unwrap(), b"third.");
         assert!(entry.part(0).unwrap_err().is_damage());
+    }
+}
+
+fn durable(store: &Store, tree: &Tree, key: &[u8], value: Vec<u8>) {
+    let mut batch = Batch::new();
+    batch.put(tree, key, value);
+    store.commit(batch, Durability::Durable).unwrap();
+}
+
+/// A block said how far batches were durable, and an empty group holds none: when it rotted, nothing
+/// spoke for it, and what was acknowledged behind it was cut off as a torn tail.
+#[test]
+fn what_was_acknowledged_behind_a_rotten_stamp_is_never_cut_off() {
+    let disk = Arc::new(MemoryDisk::default());
+    let geometry = Geometry::tiny();
+    Store::format_on(disk.as_ref(), &World::real(), &tiny()).unwrap();
+    let open = || Store::open_on(disk.clone(), World::real(), &tiny());
+    let store = open().unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    durable(&store, &tree, b"a", b"v".to_vec());
+    let block = u64::from(geometry.log_block_bytes);
+    let stamp = Lsn(store.stats().durable_lsn.next_multiple_of(block));
+    store.checkpoint().unwrap();
+    durable(&store, &tree, b"b", b"v".to_vec());
+    store.abandon();
+    drop((tree, store));
+    let zeros = vec![0; usize::try_from(block).unwrap()];
+    disk.write(geometry.log_offset(stamp), &zeros).unwrap();
+    let refusal = open().err();
+    assert!(
+        matches!(refusal, Some(Error::AcknowledgedLoss { at, .. }) if at == stamp),
+        "{refusal:?}"
+    );
+}
+
+/// While checkpoints were due and failed, nobody covered the last group.
+#[test]
+fn the_last_group_is_covered_while_checkpoints_fail() {
+    let (dir, path) = folder();
+    let spoilt = value(1, 100);
+    let store = Store::create(&path, &small()).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    durable(&store, &tree, b"k", spoilt.clone());
+    drop(tree);
+    store.close().unwrap();
+    let mut leaf = places(&path, &spoilt);
+    leaf.retain(|place| *place > small().log_bytes);
+    assert_eq!(leaf.len(), 1);
+    rot(&path, &leaf);
+
+    let options = Options {
+        checkpoint_ms: 50,
+        ..small()
+    };
+    let store = Store::open(&path, &options).unwrap();
+    let tree = store.tree(b"t").unwrap();
+    let last = value(2, 100);
+    durable(&store, &tree, b"k", last.clone());
+    let copy = dir.path().join("copy");
+    let patience = Instant::now() + Duration::from_secs(20);
+    loop {
+        std::fs::copy(&path, &copy).unwrap();
+        rot(&copy, &places(&copy, &last));
+        let refusal = Store::open(&copy, &small()).err();
+        if matches!(refusal, Some(Error::AcknowledgedLoss { .. })) {
+            break;
+        }
+        assert!(Instant::now() < patience, "{refusal:?}: it reads as torn");
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
