@@ -349,16 +349,18 @@ impl Core {
     }
 
     /// Covers the last group of a store that has gone idle: until a later block says that it is
-    /// durable, rot there would read as a torn tail. Whether there was something to cover.
+    /// durable, rot there would read as a torn tail. Whether there was something to cover. What is
+    /// committed meanwhile is not waited for: the next call covers it.
     pub(crate) fn cover(self: &Arc<Self>) -> Result<bool, Error> {
-        {
+        let wanted = {
             let mut queue = self.queue.lock();
             if queue.writing || !queue.is_empty() || !queue.wants_cover() {
                 return Ok(false);
             }
             queue.push_stamp();
-        }
-        self.lead_until(|queue| !queue.wants_cover())?;
+            queue.issued
+        };
+        self.lead_until(|queue| queue.covered >= wanted)?;
         Ok(true)
     }
 }

@@ -7,6 +7,7 @@
 //! - At most one leader writes the log.
 //! - Closing while writers wait ends all of them, each with a fate that is true.
 //! - A failed flush is told to all who wait.
+//! - Who covers the last group waits for that group, whatever is committed meanwhile.
 //! - A snapshot's values stay right while checkpoints reuse what nobody reads; so do the nodes that
 //!   it reads them by, whoever else misses, keeps or drops the same ones in the cache.
 //! - Parts that a thread helps to hash have their sums, and nobody waits for more.
@@ -341,6 +342,23 @@ fn failing() {
     assert!(store.close().is_err());
 }
 
+/// Commits come and go while the one before them is covered.
+fn covering() {
+    let (_, store, tree) = start();
+    put(&store, &tree, b"before", b"x", Durability::Durable).unwrap();
+    let writer = {
+        let (store, tree) = (store.clone(), tree.clone());
+        thread::spawn(move || {
+            for key in [b"a", b"b"] {
+                put(&store, &tree, key, b"x", Durability::Durable).unwrap();
+            }
+        })
+    };
+    store.core().cover().unwrap();
+    writer.join().unwrap();
+    store.close().unwrap();
+}
+
 /// Values of their own extents, overwritten and checkpointed while a snapshot reads the old ones.
 fn snapshots() {
     let (_, store, tree) = start();
@@ -518,6 +536,7 @@ promises! {
     nobody_waits_for_ever: nobody_waits / 1;
     closing_ends_all_who_wait: closing / 1;
     a_failed_flush_is_told_to_all: failing / 1;
+    who_covers_a_group_waits_for_no_other: covering / 2;
     a_snapshot_stays_right_while_blocks_are_reused: snapshots / 2;
     a_node_is_its_pointers_whoever_else_reads: nodes_kept / 2;
     a_node_that_left_the_cache_is_read_again: nodes_dropped / 2;
