@@ -19,7 +19,7 @@ use crate::gather::ROUNDS_MAX;
 use crate::io::{AlignedBuf, Writes};
 use crate::options::Durability;
 use crate::planted::{self, Bug, Race, races};
-use crate::queue::{Group, Queue};
+use crate::queue::{Completion, Group, Queue};
 use crate::sync::{MutexGuard, thread};
 use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Lsn};
@@ -33,17 +33,14 @@ use std::sync::atomic::Ordering;
 const LATE_GROUPS: usize = 8;
 
 impl Core {
-    /// Sees to it that a batch that joined with a completion gets its leader.
-    pub(crate) fn hurry(
-        self: &Arc<Self>,
-        joined: &mut Joined,
-        durability: Durability,
-    ) -> Result<(), Error> {
+    /// Sees to it that a batch that joined with a completion gets its leader. Its fate is the
+    /// completion's to tell, and nobody else's.
+    pub(crate) fn hurry(self: &Arc<Self>, joined: &mut Joined, durability: Durability) {
         if self.is_threaded() {
             self.log_work.notify_one();
-            return Ok(());
+        } else {
+            let _ = self.settle(joined, durability);
         }
-        self.settle(joined, durability)
     }
 
     /// Waits for what was promised, leading if nobody does.
@@ -179,12 +176,24 @@ impl Core {
             self.counters.flushes.fetch_add(1, Ordering::Relaxed);
             self.release_retired();
         }
-        for (end, completion) in completions {
-            let fate = fate.clone().map(|()| end);
-            // A caller's panic is the caller's: the others must learn their fate all the same.
-            let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
-        }
+        tell(completions, &fate);
         fate
+    }
+
+    /// Tells an error to all whose batches nobody will write any more: nothing joins, and who has
+    /// handed over did so to a thread that is gone.
+    pub(crate) fn refuse_waiting(&self, error: &Error) {
+        let mut queue = self.queue.lock();
+        while queue.writing {
+            self.moved.wait(&mut queue);
+        }
+        let groups = queue.take(self.world.clock.now_us());
+        drop(queue);
+        let fate = Err(error.clone());
+        for group in groups {
+            group.ticket.resolve(fate.clone());
+            tell(group.completions, &fate);
+        }
     }
 
     /// From here on a crash finds the groups.
@@ -362,5 +371,13 @@ impl Core {
         };
         self.lead_until(|queue| queue.covered >= wanted)?;
         Ok(true)
+    }
+}
+
+fn tell(completions: Vec<(Lsn, Completion)>, fate: &Result<(), Error>) {
+    for (end, completion) in completions {
+        let fate = fate.clone().map(|()| end);
+        // A caller's panic is the caller's: the others must learn their fate all the same.
+        let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
     }
 }

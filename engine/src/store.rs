@@ -356,7 +356,11 @@ impl Inner {
         if self.core.close_handles(reads_go_on) || self.core.read_only {
             return Ok(());
         }
-        self.core.close()
+        let fate = self.core.close();
+        if let Err(error) = &fate {
+            self.core.refuse_waiting(error);
+        }
+        fate
     }
 }
 

@@ -89,7 +89,8 @@ impl Core {
         let mut joined = self
             .join_ready(ready, durability, Some(completion))
             .map_err(final_error)?;
-        self.hurry(&mut joined, durability)
+        self.hurry(&mut joined, durability);
+        Ok(())
     }
 
     /// Reads an entry, lets `decide` say what becomes of it, and commits that if the entry has

@@ -5,7 +5,8 @@
 //! - What a reader sees of durable commits is on the medium, whole, and never goes back.
 //! - Nobody waits for ever: a schedule in which all wait is a failure, and no timer helps.
 //! - At most one leader writes the log.
-//! - Closing while writers wait ends all of them, each with a fate that is true.
+//! - Closing while writers wait ends all of them, each with a fate that is true, told once; so does
+//!   one that fails.
 //! - A failed flush is told to all who wait.
 //! - Who covers the last group waits for that group, whatever is committed meanwhile.
 //! - A snapshot's values stay right while checkpoints reuse what nobody reads; so do the nodes that
@@ -271,9 +272,27 @@ fn nobody_waits() {
     store.close().unwrap();
 }
 
+/// Commits without waiting. Counts how often its fate is told, by the call or by the completion.
+fn put_async(store: &Store, tree: &Tree) -> (thread::JoinHandle<()>, Arc<AtomicUsize>) {
+    let told = Arc::new(AtomicUsize::new(0));
+    let noted = Arc::clone(&told);
+    let (store, tree) = (store.clone(), tree.clone());
+    let thread = thread::spawn(move || {
+        let mut batch = store.batch();
+        batch.put(&tree, b"async", b"x".to_vec());
+        let completion = Arc::clone(&noted);
+        let joined = store.commit_async(batch, Durability::Durable, move |_| {
+            completion.fetch_add(1, Ordering::Relaxed);
+        });
+        if joined.is_err() {
+            noted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (thread, told)
+}
+
 fn closing() {
     let (disk, store, tree) = start();
-    let told = Arc::new(AtomicUsize::new(0));
     let writers: Vec<_> = (0..2_u8)
         .map(|writer| {
             let (disk, store, tree) = (disk.clone(), store.clone(), tree.clone());
@@ -288,22 +307,38 @@ fn closing() {
             )
         })
         .collect();
-    let asynchronous = {
-        let (store, tree, told) = (store.clone(), tree.clone(), Arc::clone(&told));
-        thread::spawn(move || {
-            let mut batch = store.batch();
-            batch.put(&tree, b"async", b"x".to_vec());
-            let noted = Arc::clone(&told);
-            let joined = store.commit_async(batch, Durability::Durable, move |_| {
-                noted.fetch_add(1, Ordering::Relaxed);
-            });
-            if joined.is_err() {
-                told.fetch_add(1, Ordering::Relaxed);
-            }
-        })
-    };
+    let (asynchronous, told) = put_async(&store, &tree);
     store.close().unwrap();
     for thread in writers.into_iter().chain([asynchronous]) {
+        thread.join().unwrap();
+    }
+    assert_eq!(told.load(Ordering::Relaxed), 1, "a completion is told once");
+}
+
+/// A checkpoint poisons the store while it closes.
+fn closing_poisoned() {
+    let (disk, store, tree) = start();
+    disk.break_writes_beside_the_log();
+    let writers: Vec<_> = (0..2_u8)
+        .map(|writer| {
+            let (disk, store, tree) = (disk.clone(), store.clone(), tree.clone());
+            thread::spawn(move || {
+                let fate = put(&store, &tree, &[writer], b"x", Durability::Durable);
+                if fate.is_ok() {
+                    let left = after_a_power_cut(&disk, &[writer]);
+                    assert!(left.is_some(), "acknowledged, and not on the medium");
+                }
+            })
+        })
+        .collect();
+    let (asynchronous, told) = put_async(&store, &tree);
+    let checkpoint = {
+        let store = store.clone();
+        thread::spawn(move || _ = store.checkpoint())
+    };
+    let _ = store.close();
+    let others = [asynchronous, checkpoint];
+    for thread in writers.into_iter().chain(others) {
         thread.join().unwrap();
     }
     assert_eq!(told.load(Ordering::Relaxed), 1, "a completion is told once");
@@ -535,6 +570,7 @@ promises! {
     no_reader_sees_a_state_half_published: readers / 1;
     nobody_waits_for_ever: nobody_waits / 1;
     closing_ends_all_who_wait: closing / 1;
+    closing_a_store_that_fails_ends_all_who_wait: closing_poisoned / 1;
     a_failed_flush_is_told_to_all: failing / 1;
     who_covers_a_group_waits_for_no_other: covering / 2;
     a_snapshot_stays_right_while_blocks_are_reused: snapshots / 2;

@@ -34,6 +34,8 @@ struct State {
     logging: bool,
     /// The next flushes fail.
     broken: bool,
+    /// The next writes beside the log fail.
+    broken_beside: bool,
 }
 
 impl Medium {
@@ -65,6 +67,11 @@ impl Medium {
     pub(super) fn break_flushes(&self) {
         self.state.lock().unwrap().broken = true;
     }
+
+    /// Lets every write beside the log fail from now on: those of a checkpoint.
+    pub(super) fn break_writes_beside_the_log(&self) {
+        self.state.lock().unwrap().broken_beside = true;
+    }
 }
 
 impl Disk for Medium {
@@ -84,6 +91,9 @@ impl Disk for Medium {
             assert!(!before, "two leaders write the log at a time");
         }
         self.meet();
+        if !of_log && self.state.lock().unwrap().broken_beside {
+            return Err(io::Error::other("the medium takes no more"));
+        }
         self.allocate(offset, buf.len() as u64)?;
         let start = usize::try_from(offset).unwrap();
         let mut state = self.state.lock().unwrap();
