@@ -692,6 +692,7 @@ impl Core {
     /// One that is under way already may have begun too early, and then another follows.
     pub(crate) fn checkpoint_now(self: &Arc<Self>) -> Result<Generation, Error> {
         let wanted = self.queue.lock().issued;
+        let _telling = self.telling(); // dropped behind the lock
         let mut checkpointer = self.checkpointer.lock();
         loop {
             if let Stepped::Done(generation) = checkpointer.step(self)?

@@ -11,6 +11,10 @@
 //!   that were flushed before it, so that recovery takes one that came without those before it for
 //!   what it is. That end counts blocks, not batches: else a rotten empty group, flushed long ago,
 //!   would pass for a torn tail, and what was acknowledged behind it for never written.
+//! - A completion is its caller's code: it may commit, wait for room, or drop the last handle of the
+//!   store. So it runs on no thread that others wait for and under no lock of the store: leaders, who
+//!   may be checkpoints, leave it to the log thread, and without threads to whoever called the store,
+//!   once that gave the checkpointer's lock back.
 //! - A failure poisons, and is told to all who wait, those who joined meanwhile included.
 
 use crate::core::{Core, Joined};
@@ -19,7 +23,7 @@ use crate::gather::ROUNDS_MAX;
 use crate::io::{AlignedBuf, Writes};
 use crate::options::Durability;
 use crate::planted::{self, Bug, Race, races};
-use crate::queue::{Completion, Group, Queue};
+use crate::queue::{Group, Queue};
 use crate::sync::{MutexGuard, thread};
 use dmerkle::format::log_block::{self, GroupHeader};
 use dmerkle::{Generation, Lsn};
@@ -31,6 +35,18 @@ use std::sync::atomic::Ordering;
 /// some that were acknowledged.
 #[cfg(feature = "planted")]
 const LATE_GROUPS: usize = 8;
+
+/// Tells, when it is dropped, what leaders have left, unless a thread of the store does. Made before
+/// a lock is taken it is dropped behind it.
+pub(crate) struct Telling<'a>(&'a Core);
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_threaded() {
+            self.0.tell();
+        }
+    }
+}
 
 impl Core {
     /// Sees to it that a batch that joined with a completion gets its leader. Its fate is the
@@ -49,6 +65,7 @@ impl Core {
         joined: &mut Joined,
         durability: Durability,
     ) -> Result<(), Error> {
+        let _telling = self.telling();
         if let Some(writes) = joined.leads_with.take() {
             let fate = self.lead_with(self.queue.lock(), Some(writes));
             self.pace();
@@ -117,7 +134,7 @@ impl Core {
         writes: Option<Writes>,
     ) -> Result<(), Error> {
         let begun_us = self.world.clock.now_us();
-        let groups = queue.take(begun_us);
+        let mut groups = queue.take(begun_us);
         if groups.is_empty() {
             return Ok(());
         }
@@ -154,12 +171,14 @@ impl Core {
             self.show(queue.visible());
         }
         // Whoever joined in the meantime needs a next leader, or a timer.
-        let orphans = if fate.is_err() {
-            queue.take(ended_us)
-        } else {
-            Vec::new()
-        };
-        if !queue.is_empty() && !races(Race::ForgetHandOver) {
+        if fate.is_err() {
+            groups.extend(queue.take(ended_us));
+        }
+        for group in &mut groups {
+            queue.decide(group, &fate);
+        }
+        let handed_over = !queue.is_empty() && !races(Race::ForgetHandOver);
+        if handed_over || !queue.untold.is_empty() {
             self.log_work.notify_one();
         }
         if !races(Race::ForgetMoved) {
@@ -167,16 +186,13 @@ impl Core {
         }
         drop(queue);
 
-        let mut completions = Vec::new();
-        for group in groups.into_iter().chain(orphans) {
+        for group in groups {
             group.ticket.resolve(fate.clone());
-            completions.extend(group.completions);
         }
         if fate.is_ok() {
             self.counters.flushes.fetch_add(1, Ordering::Relaxed);
             self.release_retired();
         }
-        tell(completions, &fate);
         fate
     }
 
@@ -187,12 +203,23 @@ impl Core {
         while queue.writing {
             self.moved.wait(&mut queue);
         }
-        let groups = queue.take(self.world.clock.now_us());
-        drop(queue);
         let fate = Err(error.clone());
-        for group in groups {
+        for mut group in queue.take(self.world.clock.now_us()) {
+            queue.decide(&mut group, &fate);
             group.ticket.resolve(fate.clone());
-            tell(group.completions, &fate);
+        }
+    }
+
+    pub(crate) fn telling(&self) -> Telling<'_> {
+        Telling(self)
+    }
+
+    /// Tells the completions whose fate is known. Nobody calls it who holds a lock.
+    pub(crate) fn tell(&self) {
+        let untold = std::mem::take(&mut self.queue.lock().untold);
+        for (completion, fate) in untold {
+            // A caller's panic is the caller's: the others must learn their fate all the same.
+            let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
         }
     }
 
@@ -303,6 +330,7 @@ impl Core {
 
     /// Makes everything that has joined durable.
     pub(crate) fn flush_log(self: &Arc<Self>) -> Result<(), Error> {
+        let _telling = self.telling();
         let wanted = self.queue.lock().issued;
         self.flush_log_to(wanted)
     }
@@ -345,6 +373,7 @@ impl Core {
     /// Waits until readers see more than they did at `seen`, leading if nobody does: an update
     /// that met a commit that is not visible yet has nothing else to do.
     pub(crate) fn wait_past(self: &Arc<Self>, seen: Lsn) -> Result<(), Error> {
+        let _telling = self.telling();
         let mut queue = self.queue.lock();
         self.refuse_writes()?;
         if self.visible() > seen || (queue.is_empty() && !queue.writing) {
@@ -371,13 +400,5 @@ impl Core {
         };
         self.lead_until(|queue| queue.covered >= wanted)?;
         Ok(true)
-    }
-}
-
-fn tell(completions: Vec<(Lsn, Completion)>, fate: &Result<(), Error>) {
-    for (end, completion) in completions {
-        let fate = fate.clone().map(|()| end);
-        // A caller's panic is the caller's: the others must learn their fate all the same.
-        let _ = catch_unwind(AssertUnwindSafe(|| completion(fate)));
     }
 }

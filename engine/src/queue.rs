@@ -121,6 +121,8 @@ pub(crate) struct Queue {
     pub(crate) buffered_since_ms: Option<u64>,
     /// When more are waited for before a group is written.
     pub(crate) gather: Gather,
+    /// Completions whose fate is known, and what to tell them.
+    pub(crate) untold: Vec<(Completion, Result<Lsn, Error>)>,
     /// Nothing joins any more.
     closed: bool,
     /// Bytes of log groups that were handed to leaders, blocks included.
@@ -171,6 +173,7 @@ impl Queue {
             writing_durable: false,
             buffered_since_ms: None,
             gather: Gather::default(),
+            untold: Vec::new(),
             closed: false,
             log_bytes_written: 0,
         }
@@ -334,6 +337,14 @@ impl Queue {
             self.log_bytes_written += self.next.0 - first.start.0;
         }
         groups
+    }
+
+    /// The fate of a group that was taken is known: its completions may be told.
+    pub(crate) fn decide(&mut self, group: &mut Group, fate: &Result<(), Error>) {
+        for (end, completion) in group.completions.drain(..) {
+            let fate = fate.clone().map(|()| end);
+            self.untold.push((completion, fate));
+        }
     }
 
     /// Whether the last group is covered by no later block, and there is room for one beside

@@ -180,6 +180,7 @@ impl Store {
     /// Does one step of a checkpoint, beginning one if none is under way. Whether it ended.
     #[doc(hidden)]
     pub fn step(&self) -> Result<bool, Error> {
+        let _telling = self.core().telling(); // dropped behind the lock
         let mut checkpointer = self.core().checkpointer.lock();
         let stepped = checkpointer.step(self.core())?;
         Ok(matches!(stepped, crate::checkpoint::Stepped::Done(_)))
@@ -353,6 +354,8 @@ impl Store {
 impl Inner {
     fn close(&self, reads_go_on: bool) -> Result<(), Error> {
         self.threads.stop(&self.core);
+        // Also what was left by who led behind the log thread's end.
+        let _telling = self.core.telling();
         if self.core.close_handles(reads_go_on) || self.core.read_only {
             return Ok(());
         }

@@ -85,7 +85,8 @@ impl Threads {
             core.log_work.notify_all();
             core.maintenance_work.notify_all();
         }
-        for handle in self.handles.lock().drain(..) {
+        let handles = std::mem::take(&mut *self.handles.lock());
+        for handle in handles {
             // A completion may drop the last handle of the store: then this is the thread itself.
             if handle.thread().id() != thread::current().id() {
                 let _ = handle.join();
@@ -94,11 +95,15 @@ impl Threads {
     }
 }
 
-/// Leads whenever batches wait and nobody leads, or buffered ones have waited long enough or are
-/// many.
+/// Tells completions their fate, and leads whenever batches wait and nobody leads, or buffered ones
+/// have waited long enough or are many.
 fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
     let mut queue = core.queue.lock();
     loop {
+        if !queue.untold.is_empty() {
+            MutexGuard::unlocked(&mut queue, || core.tell());
+            continue;
+        }
         let due = buffered_due(core, &queue);
         let at_once = due == Some(0) || (queue.is_worth_writing() && !queue.others_gather());
         let waiting = queue.has_waiting() && !queue.others_gather();

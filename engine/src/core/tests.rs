@@ -1,4 +1,5 @@
-//! Goal: no space is promised twice, to batches that ask at once neither.
+//! Goal: no space is promised twice, to batches that ask at once neither; and nobody is called back
+//! under a lock.
 //! Method: a store that may have one region is filled until there is room for one more batch and
 //! not for two; the lock that a batch takes to join is held, so that whoever was promised space stands
 //! before it.
@@ -8,6 +9,7 @@
 use super::*;
 use crate::io::{FileDisk, places};
 use crate::{Batch, Options, Store};
+use dmerkle::format::record::{BatchWriter, Operation};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 /// How long somebody may take to be refused: nobody is, if space is promised twice.
@@ -138,4 +140,47 @@ fn two_batches_that_ask_at_once_are_not_promised_the_same_units() {
         }
         store.checkpoint().unwrap();
     }
+}
+
+/// A checkpoint that led the log told a completion under its lock, and this one closed the store,
+/// which takes a checkpoint.
+#[test]
+fn a_checkpoint_calls_nobody_back_under_its_lock() {
+    let place = places::on_disk();
+    let options = Options {
+        log_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let store = Store::create(place.path().join("store"), &options).unwrap();
+    let core = Arc::clone(store.core());
+    let mut record = BatchWriter::new();
+    let (tree, name) = (core.directory.new_id(), b"t");
+    record.push(&Operation::CreateTree { tree, name });
+    let prepared = Prepared {
+        record: record.into_bytes(),
+        trees: Some(TreeChange::Create {
+            tree,
+            name: name.to_vec(),
+        }),
+        ..Prepared::default()
+    };
+    let (ends, ended) = channel();
+    let told = ends.clone();
+    let last = store;
+    let completion: Completion = Box::new(move |fate| {
+        drop(last);
+        told.send(fate.is_ok()).unwrap();
+    });
+    // Nobody is told that it waits, so that the checkpoint leads.
+    let joined = core.join(prepared, Durability::Durable, Some(completion));
+    assert!(joined.is_ok());
+    let checkpoint = thread::spawn(move || {
+        let done = core.checkpoint_now();
+        ends.send(done.is_ok()).unwrap();
+    });
+    for _ in 0..2 {
+        let fine = ended.recv_timeout(Duration::from_secs(20));
+        assert_eq!(fine, Ok(true), "it waits for itself");
+    }
+    checkpoint.join().unwrap();
 }

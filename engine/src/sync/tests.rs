@@ -7,6 +7,7 @@
 //! - At most one leader writes the log.
 //! - Closing while writers wait ends all of them, each with a fate that is true, told once; so does
 //!   one that fails.
+//! - A completion may do what it likes, closing the store too.
 //! - A failed flush is told to all who wait.
 //! - Who covers the last group waits for that group, whatever is committed meanwhile.
 //! - A snapshot's values stay right while checkpoints reuse what nobody reads; so do the nodes that
@@ -344,6 +345,28 @@ fn closing_poisoned() {
     assert_eq!(told.load(Ordering::Relaxed), 1, "a completion is told once");
 }
 
+/// A completion closes the store while another thread does and a checkpoint runs.
+fn closing_in_a_completion() {
+    let (_, store, tree) = start();
+    let told = Arc::new(crate::sync::OnceLock::default());
+    let (tells, closes) = (Arc::clone(&told), store.clone());
+    let mut batch = store.batch();
+    batch.put(&tree, b"async", b"x".to_vec());
+    let completion = move |fate: Result<Lsn, Error>| {
+        closes.close().unwrap();
+        tells.set(fate.is_ok()).unwrap();
+    };
+    let joined = store.commit_async(batch, Durability::Durable, completion);
+    joined.unwrap();
+    let checkpoint = {
+        let store = store.clone();
+        thread::spawn(move || _ = store.checkpoint().unwrap())
+    };
+    store.close().unwrap();
+    assert!(told.wait(), "it joined before the store was closed");
+    checkpoint.join().unwrap();
+}
+
 fn failing() {
     let (disk, store, tree) = start();
     put(&store, &tree, b"before", b"x", Durability::Durable).unwrap();
@@ -570,6 +593,7 @@ promises! {
     no_reader_sees_a_state_half_published: readers / 1;
     nobody_waits_for_ever: nobody_waits / 1;
     closing_ends_all_who_wait: closing / 1;
+    a_completion_may_close_the_store: closing_in_a_completion / 1;
     closing_a_store_that_fails_ends_all_who_wait: closing_poisoned / 1;
     a_failed_flush_is_told_to_all: failing / 1;
     who_covers_a_group_waits_for_no_other: covering / 2;
