@@ -123,10 +123,19 @@ pub(crate) struct Queue {
     pub(crate) gather: Gather,
     /// Completions whose fate is known, and what to tell them.
     pub(crate) untold: Vec<(Completion, Result<Lsn, Error>)>,
-    /// Nothing joins any more.
-    closed: bool,
+    door: Door,
     /// Bytes of log groups that were handed to leaders, blocks included.
     pub(crate) log_bytes_written: u64,
+}
+
+/// Whether anything joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    /// Nothing joins any more.
+    Closed,
+    /// Nor does anybody close the store: the log thread, about to end, writes what has joined.
+    Left,
 }
 
 /// Why a batch cannot join now.
@@ -174,7 +183,7 @@ impl Queue {
             buffered_since_ms: None,
             gather: Gather::default(),
             untold: Vec::new(),
-            closed: false,
+            door: Door::Open,
             log_bytes_written: 0,
         }
     }
@@ -373,12 +382,27 @@ impl Queue {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed
+        self.door != Door::Open
     }
 
     /// Lets nothing join any more. Whether that was so before.
     pub(crate) fn close(&mut self) -> bool {
-        std::mem::replace(&mut self.closed, true)
+        let before = self.is_closed();
+        if !before {
+            self.door = Door::Closed;
+        }
+        before
+    }
+
+    /// Lets nothing join any more, of a store that nobody will close.
+    pub(crate) fn leave(&mut self) {
+        if !self.is_closed() {
+            self.door = Door::Left;
+        }
+    }
+
+    pub(crate) fn is_left(&self) -> bool {
+        self.door == Door::Left
     }
 
     pub(crate) fn writing_durable(&self) -> bool {

@@ -370,8 +370,10 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         // Without close() nobody learns of an error; the log holds all that was acknowledged. A
-        // thread that panics leaves the store to its next opening.
-        if !std::thread::panicking() {
+        // thread that panics leaves the checkpoint to the next opening, and waits for nobody.
+        if std::thread::panicking() {
+            self.threads.leave(&self.core);
+        } else {
             let _ = self.close(true);
         }
     }

@@ -76,15 +76,7 @@ impl Threads {
 
     /// Lets the threads end what they are doing, and waits for them.
     pub(crate) fn stop(&self, core: &Core) {
-        self.stop.store(true, Ordering::Release);
-        core.threaded.store(false, Ordering::Release);
-        core.summing.end();
-        {
-            // Under the lock, so that nobody is between looking at `stop` and going to sleep.
-            let _queue = (!races(Race::StopUnlocked)).then(|| core.queue.lock());
-            core.log_work.notify_all();
-            core.maintenance_work.notify_all();
-        }
+        self.tell_to_end(core);
         let handles = std::mem::take(&mut *self.handles.lock());
         for handle in handles {
             // A completion may drop the last handle of the store: then this is the thread itself.
@@ -92,6 +84,24 @@ impl Threads {
                 let _ = handle.join();
             }
         }
+    }
+
+    /// Lets the threads end by themselves: the log thread once it has written what has joined.
+    /// Nothing joins any more.
+    pub(crate) fn leave(&self, core: &Core) {
+        core.queue.lock().leave();
+        self.tell_to_end(core);
+        self.handles.lock().clear();
+    }
+
+    fn tell_to_end(&self, core: &Core) {
+        self.stop.store(true, Ordering::Release);
+        core.threaded.store(false, Ordering::Release);
+        core.summing.end();
+        // Under the lock, so that nobody is between looking at `stop` and going to sleep.
+        let _queue = (!races(Race::StopUnlocked)).then(|| core.queue.lock());
+        core.log_work.notify_all();
+        core.maintenance_work.notify_all();
     }
 }
 
@@ -114,7 +124,14 @@ fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
                 queue = core.queue.lock();
             }
         } else if stop.load(Ordering::Acquire) {
-            return;
+            if queue.is_left() && queue.writing {
+                core.moved.wait(&mut queue);
+            } else if queue.is_left() && !queue.is_empty() {
+                let _ = core.lead(queue);
+                queue = core.queue.lock();
+            } else {
+                return;
+            }
         } else if let Some(ms) = due.filter(|ms| *ms > 0) {
             core.log_work
                 .wait_for(&mut queue, Duration::from_millis(ms));

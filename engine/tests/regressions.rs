@@ -302,3 +302,26 @@ fn the_last_group_is_covered_while_checkpoints_fail() {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
+
+/// The store's threads held the file, and its lock, for as long as the process lived.
+#[test]
+fn a_thread_that_panics_with_the_last_handle_leaves_a_store_that_opens() {
+    let (_dir, path) = folder();
+    let store = Store::create(&path, &options()).unwrap();
+    let panics = std::thread::spawn(move || {
+        let mut batch = Batch::new();
+        batch.put(&store.create_tree(b"t").unwrap(), b"k", b"v");
+        store.commit(batch, Durability::Buffered).unwrap();
+        panic!("on purpose");
+    });
+    assert!(panics.join().is_err());
+    let patience = Instant::now() + Duration::from_secs(20);
+    let store = loop {
+        match Store::open(&path, &options()) {
+            Err(Error::Locked) => assert!(Instant::now() < patience, "it stays locked"),
+            opened => break opened.unwrap(),
+        }
+    };
+    let value = store.tree(b"t").unwrap().get(b"k").unwrap();
+    assert_eq!(value.as_deref(), Some(&b"v"[..]));
+}
