@@ -38,7 +38,8 @@ const WORTH_WRITING_BYTES: u64 = UNFLUSHED_BYTES_MAX / 4;
 /// memory that is used again.
 const GROUP_BYTES_MAX: u64 = 1 << 20;
 
-/// Bytes of extents written past the durable LSN, at most: recovery reads and hashes them.
+/// Bytes of extents written past the durable LSN, at most, unless one batch alone has more: recovery
+/// reads and hashes them.
 const UNFLUSHED_EXTENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Blocks of the ring that only a stamp may use: one skip and one empty group.
@@ -251,7 +252,9 @@ impl Queue {
             return Err(Full::Ring);
         }
         let log = head.0 - self.durable.0 > UNFLUSHED_BYTES_MAX;
-        let extents = self.extent_bytes + extent_bytes > UNFLUSHED_EXTENT_BYTES_MAX;
+        // One that has more by itself waits for those of others, not for every small commit.
+        let sum = self.extent_bytes + extent_bytes;
+        let extents = self.extent_bytes > 0 && sum > UNFLUSHED_EXTENT_BYTES_MAX;
         if (log || extents) && self.issued > self.durable {
             return Err(Full::Unflushed);
         }

@@ -152,3 +152,14 @@ fn no_ring_takes_a_batch_whose_length_cannot_be_said() {
     assert_eq!(of(1 << 20), 64 * (4096 - 72));
     assert_eq!(of(1 << 40), u64::from(u32::MAX));
 }
+
+/// It would have had to meet the moment in which nobody else commits anything.
+#[test]
+fn a_batch_with_more_extents_than_may_wait_joins_behind_small_ones() {
+    let mut queue = queue();
+    let long = UNFLUSHED_EXTENT_BYTES_MAX + 1;
+    queue.append(b"small", true, None);
+    assert_eq!(queue.room(5, long), Ok(()));
+    queue.extent_bytes = 1;
+    assert_eq!(queue.room(5, long), Err(Full::Unflushed));
+}
