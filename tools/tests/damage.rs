@@ -84,8 +84,13 @@ fn what_a_check_names_the_next_load_heals() {
     assert_eq!(report["damaged"].as_array().unwrap().len(), 1);
     assert_eq!(report["damaged"][0]["key"], KEY);
 
+    // Nor is it forgotten by the node that comes next.
+    node.stop();
+    let node = Node::start_with(here, "data", &["--log", "logs"]);
     let told = load(here, &[]);
     assert_eq!((&told["stored"], &told["healed"]), (&1.into(), &1.into()));
+    let log = fs::read_to_string(here.join("logs/dynomite.log")).unwrap();
+    assert!(log.contains("known to be damaged"), "{log}");
     assert_eq!(told["equal"], 2);
     assert_sound(here);
     let told = load(here, &[]);

@@ -5,6 +5,8 @@
 //! - Each damaged key is told once, not once per request.
 //! - Memory is bounded: past [`KEYS_MAX`] keys no further one is named, and then no kept hash is
 //!   believed without reading the value.
+//! - That something is known survives the end of the node, though not what: until a check has named it
+//!   anew, no kept hash is believed without reading the value.
 
 use std::collections::{HashMap, HashSet};
 
@@ -50,6 +52,22 @@ struct Known {
 pub(super) struct Damage(Mutex<Known>);
 
 impl Damage {
+    /// What is known where the store says that something was.
+    pub(super) fn unnamed() -> Self {
+        let found = 1;
+        Self(Mutex::new(Known {
+            found,
+            more: Some(Moment(found)),
+            ..Known::default()
+        }))
+    }
+
+    /// Whether anything is known.
+    pub(super) fn is_any(&self) -> bool {
+        let known = &*self.0.lock();
+        !known.keys.is_empty() || known.more.is_some()
+    }
+
     /// Now.
     pub(super) fn moment(&self) -> Moment {
         Moment(self.0.lock().found)
@@ -78,12 +96,10 @@ impl Damage {
         told.len() < TOLD_MAX && told.insert(sentence.to_owned())
     }
 
-    /// The value of a key was replaced.
-    pub(super) fn forget(&self, key: &[u8]) {
-        let known = &mut *self.0.lock();
-        if !known.keys.is_empty() {
-            known.keys.remove(key);
-        }
+    /// The value of a key was replaced. Whether it was known to be damaged.
+    pub(super) fn forget(&self, key: &[u8]) -> bool {
+        let keys = &mut self.0.lock().keys;
+        !keys.is_empty() && keys.remove(key).is_some()
     }
 
     /// A check that began at `since` has named all damage that there is.

@@ -23,7 +23,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use engine::{Decision, Durability, Entry, Lsn, NewPart, Store, Summary, Tree, Writer, Written};
+use engine::{
+    Batch, Decision, Durability, Entry, Lsn, NewPart, Store, Summary, Tree, Writer, Written,
+};
+use parking_lot::Mutex;
 
 use crate::hash::{Partition, TOKEN_BYTES, key_hash, stored_key};
 use crate::version::NodeId;
@@ -239,7 +242,11 @@ pub struct Storage {
     earlier: Vec<NodeId>,
     durability: Durability,
     partitions: Vec<Tree>,
+    /// What the node notes for itself.
+    own: Tree,
     damage: Damage,
+    /// Whether the store notes that damage is known.
+    damage_noted: Mutex<bool>,
     notices: Notices,
     place: Place,
 }
@@ -303,6 +310,23 @@ impl Storage {
     fn note_damage(&self, key: &[u8], fault: &str) {
         if let Some(line) = self.damage.note(key, fault) {
             self.notices.tell(line);
+        }
+        self.remember_damage();
+    }
+
+    /// Has the store note whether damage is known, so that the next node on it believes no kept hash
+    /// either. Best effort: a damaged disk may take no write.
+    fn remember_damage(&self) {
+        // Held until it is written: of two who note, the later one's is the word that stays.
+        let mut noted = self.damage_noted.lock();
+        let known = self.damage.is_any();
+        if *noted == known {
+            return;
+        }
+        let mut batch = Batch::new();
+        opening::put_damaged(&mut batch, &self.own, known);
+        if self.store.commit(batch, Durability::Durable).is_ok() {
+            *noted = known;
         }
     }
 
@@ -378,8 +402,8 @@ impl Storage {
         self.tree(key)
             .update(&key_stored, self.durability, decide)
             .map_err(|error| self.fault_at(key, error))?;
-        if replaced {
-            self.damage.forget(key);
+        if replaced && self.damage.forget(key) {
+            self.remember_damage();
         }
         Ok(())
     }

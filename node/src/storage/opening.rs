@@ -14,6 +14,7 @@ use std::path::Path;
 
 use engine::world::World;
 use engine::{Batch, Durability, FingerprintKey, Lsn, NewEntry, Options, Store, Tree};
+use parking_lot::Mutex;
 
 use super::Storage;
 use super::damage::{Damage, Notices};
@@ -37,6 +38,8 @@ const NODE_Q: &[u8] = b"q";
 const NODE_STORE: &[u8] = b"store";
 /// In it: the names that the node had before, 8 bytes each, little-endian.
 const NODE_EARLIER: &[u8] = b"earlier";
+/// In it: there, and empty, while damage is known; see [`Storage::note_damage`].
+const NODE_DAMAGED: &[u8] = b"damaged";
 
 /// What lies in a folder that is empty in every way that counts for a restore: what a node that is
 /// gone has left there beside its store, and what a restore that was cut off has.
@@ -56,6 +59,8 @@ struct Settings {
     /// None in a store of before this was noted.
     store: Option<[u8; 16]>,
     earlier: Vec<NodeId>,
+    /// Whether damage was known when the node was last there.
+    damaged: bool,
 }
 
 /// Opens the store of a node; in a folder without one, makes it.
@@ -106,14 +111,26 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
     let partitions: Result<Vec<Tree>, _> = Partition::all(settings.q)
         .map(|partition| store.tree_or_create(&partition.tree_name()))
         .collect();
+    let damage = if settings.damaged {
+        notices.tell(
+            "the store was known to be damaged when its node ended: until a `dynomite check`, each \
+             value is read before its hash is given"
+                .to_owned(),
+        );
+        Damage::unnamed()
+    } else {
+        Damage::default()
+    };
     Ok(Storage {
         partitions: partitions.map_err(fault)?,
+        own: store.tree(NODE_TREE).map_err(fault)?,
         store,
         node: settings.node,
         q: settings.q,
         earlier: settings.earlier,
         durability: durability(config),
-        damage: Damage::default(),
+        damage,
+        damage_noted: Mutex::new(settings.damaged),
         notices,
         place: Place::of(&path),
     })
@@ -154,6 +171,7 @@ fn settings(store: &Store) -> Result<Option<Settings>, engine::Error> {
         found => found?,
     };
     let (node, q) = (tree.get(NODE_ID)?, tree.get(NODE_Q)?);
+    let damaged = tree.has(NODE_DAMAGED)?;
     let store = tree.get(NODE_STORE)?;
     let store = store.and_then(|bytes| bytes.try_into().ok());
     let earlier = tree.get(NODE_EARLIER)?.unwrap_or_default();
@@ -166,6 +184,7 @@ fn settings(store: &Store) -> Result<Option<Settings>, engine::Error> {
         q,
         store,
         earlier: earlier.collect(),
+        damaged,
     }))
 }
 
@@ -181,16 +200,18 @@ fn begin(store: &Store, q: u32) -> Result<Settings, engine::Error> {
         q,
         store: Some(store.id()),
         earlier: Vec::new(),
+        damaged: false,
     };
     note(store, &settings)?;
     Ok(settings)
 }
 
-/// Gives the copy of a node's store a node of its own.
+/// Gives the copy of a node's store a node of its own. Whoever copied it has read and verified all.
 fn name_anew(store: &Store, copied: Settings) -> Result<Settings, engine::Error> {
     let mut settings = Settings {
         node: NodeId(World::real().random()),
         store: Some(store.id()),
+        damaged: false,
         ..copied
     };
     settings.earlier.push(copied.node);
@@ -214,8 +235,18 @@ fn note(store: &Store, settings: &Settings) -> Result<(), engine::Error> {
     ] {
         batch.put_entry(&tree, key, NewEntry::plain(value));
     }
+    put_damaged(&mut batch, &tree, settings.damaged);
     store.commit(batch, Durability::Durable)?;
     Ok(())
+}
+
+/// What notes that damage is known, or that none is.
+pub(super) fn put_damaged(batch: &mut Batch, own: &Tree, damaged: bool) {
+    if damaged {
+        batch.put(own, NODE_DAMAGED, b"");
+    } else {
+        batch.delete(own, NODE_DAMAGED);
+    }
 }
 
 /// Makes a backup the store of a folder that has none. What it holds is read, verified and written

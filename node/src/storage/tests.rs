@@ -137,6 +137,45 @@ fn a_store_that_takes_no_writes_says_what_is_safe() {
 }
 
 #[test]
+fn that_damage_is_known_outlives_the_node_until_a_check_or_a_new_value_settles_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config::tiny(folder.path());
+    let reopened = |storage: Storage| {
+        drop(storage);
+        open(&config, None).unwrap()
+    };
+    let storage = open(&config, None).unwrap();
+    put(&storage, b"key", &[7; 3000]);
+    storage.note_damage(b"key", "rot");
+    // As a kill leaves it.
+    storage.store.abandon();
+    let storage = reopened(storage);
+    assert_eq!(storage.damage.trust(b"key"), Trust::Unknown);
+    assert_eq!(storage.damage.trust(b"other"), Trust::Unknown);
+    // A new value of one key says nothing of the others.
+    put(&storage, b"key", &[8; 3000]);
+    let storage = reopened(storage);
+    assert_eq!(storage.damage.trust(b"key"), Trust::Unknown);
+    assert!(storage.check().unwrap().violations.is_empty());
+    assert_eq!(storage.damage.trust(b"key"), Trust::Kept);
+    let storage = reopened(storage);
+    assert_eq!(storage.damage.trust(b"key"), Trust::Kept);
+
+    storage.note_damage(b"key", "rot");
+    put(&storage, b"key", &[9; 3000]);
+    let storage = reopened(storage);
+    assert_eq!(storage.damage.trust(b"key"), Trust::Kept);
+    storage.note_damage(b"key", "rot");
+    let backup = folder.path().join("backup");
+    storage.backup(&backup).unwrap();
+    // A copy holds only what was verified.
+    let copy = folder.path().join("copy");
+    restore(&backup, &copy).unwrap();
+    let copy = open(&Config::tiny(&copy), None).unwrap();
+    assert_eq!(copy.damage.trust(b"key"), Trust::Kept);
+}
+
+#[test]
 fn keys_are_shown_as_they_were_typed() {
     for (key, wanted) in [
         (&b"a/b c.txt"[..], "\"a/b c.txt\""),

@@ -70,6 +70,7 @@ impl Storage {
         }
         if all_named {
             self.damage.settle(since);
+            self.remember_damage();
         }
         Ok(found)
     }
