@@ -2,7 +2,8 @@
 //! first connection to a clean stop.
 //!
 //! The order of a stop: no new connection, running commands end, the store closes, the control
-//! socket closes. Who waits on the socket for the stop so learns that nothing is left to do.
+//! socket closes. Who waits on the socket for the stop so learns that nothing is left to do, or why
+//! the store did not close.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::config::Config;
-use crate::control::{Control, NodeStatus};
+use crate::control::{Control, NodeStatus, Refusal};
 use crate::error::Error;
 use crate::mediator::{COPIES, Mediator};
 use crate::server::{Limits, RoomLimits, Server, reserve};
@@ -32,7 +33,7 @@ pub struct Running {
     address: SocketAddr,
     mediator: Arc<Mediator>,
     stop: watch::Sender<bool>,
-    gone: watch::Sender<bool>,
+    gone: watch::Sender<Option<Result<(), Refusal>>>,
     text: JoinHandle<()>,
     control: JoinHandle<()>,
     sweep: JoinHandle<()>,
@@ -55,7 +56,7 @@ impl Running {
         let mediator = Arc::new(Mediator::new(storage));
         let statistics = Arc::new(Statistics::default());
         let (stop, stopping) = watch::channel(false);
-        let (gone, going) = watch::channel(false);
+        let (gone, going) = watch::channel(None);
         let limits = Limits {
             connections: config.max_connections,
             idle: config.idle,
@@ -79,6 +80,7 @@ impl Running {
             mediator: Arc::clone(&mediator),
             status: status(config, node, address, statistics, server.puts_waiting()),
             stop: stop.clone(),
+            gone: going,
         };
         let control = Control::bind(&config.directory, backing)?;
         let sweep = sweep(Arc::clone(&mediator), config.tombstones, stopping);
@@ -88,7 +90,7 @@ impl Running {
             stop,
             gone,
             text: tokio::spawn(server.run()),
-            control: tokio::spawn(control.run(going)),
+            control: tokio::spawn(control.run()),
             sweep: tokio::spawn(sweep),
         })
     }
@@ -113,11 +115,13 @@ impl Running {
         }
         let _ = self.sweep.await;
         let storage = Arc::clone(self.mediator.storage());
-        let closed = spawn_blocking(move || storage.close()).await;
-        self.gone.send_replace(true);
+        let closed = spawn_blocking(move || storage.close())
+            .await
+            .unwrap_or_else(|panic| Err(StorageError::Failed(panic.to_string())));
+        let told = closed.as_ref().copied().map_err(Refusal::from);
+        self.gone.send_replace(Some(told));
         let _ = self.control.await;
-        closed.map_err(|panic| StorageError::Failed(panic.to_string()))??;
-        Ok(())
+        Ok(closed?)
     }
 }
 

@@ -36,7 +36,7 @@ pub enum Command {
     Load(Load),
     /// Show what the node says of itself
     Status(Reporting),
-    /// Stop the node cleanly and wait until it is gone
+    /// Stop the node cleanly and wait until it is gone; fails where its store did not close
     Stop(Folder),
     /// Write a consistent copy of the store to a new file, while it is in use. The node writes it,
     /// and goes on if this command is interrupted

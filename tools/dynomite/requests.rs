@@ -159,8 +159,8 @@ pub fn stop(folder: &Folder) -> Outcome {
     let mut client = Client::connect(&folder.data)?;
     let process = client.status().ok().map(|status| status.pid.to_string());
     let name = process.as_deref().and_then(program);
-    client.stop()?;
-    // The socket closes with the store; the last line of the log and the end of the process follow.
+    let stopped = client.stop();
+    // That comes with the store's close; the last line of the log and the end of the process follow.
     let since = Instant::now();
     while name.is_some()
         && process.as_deref().and_then(program) == name
@@ -168,6 +168,7 @@ pub fn stop(folder: &Folder) -> Outcome {
     {
         sleep(Duration::from_millis(5));
     }
+    stopped?;
     Ok(Code::Done)
 }
 

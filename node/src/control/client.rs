@@ -91,7 +91,7 @@ impl Client {
         }
     }
 
-    /// Stops the node and waits until it is gone.
+    /// Stops the node and waits until it is gone. An error where its store did not close as it should.
     pub fn stop(&mut self) -> Result<(), ControlError> {
         match self.ask(&Request::Stop)? {
             Answer::Stopping => {}
@@ -100,8 +100,7 @@ impl Client {
         // A last checkpoint takes its time.
         self.stream.set_read_timeout(None)?;
         match frame::read::<Answer>(&mut self.stream) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+            Ok(Answer::Stopped) => Ok(()),
             Ok(Answer::Failed { reason, damage }) => Err(failed(reason, damage)),
             Ok(other) => Err(unexpected(&other)),
             Err(error) => Err(error.into()),

@@ -3,7 +3,7 @@
 //! A Unix socket named `control` in the data folder, mode 0600; who connects must be the node's
 //! own user, or root. A frame is a little-endian u32 of its length and that many bytes of JSON.
 //! The client sends one [`Request`] at a time; the node answers with any number of
-//! [`Answer::Progress`] and one other [`Answer`].
+//! [`Answer::Progress`] and one other [`Answer`], to a stop with two.
 //!
 //! Invariant: nothing here is needed to serve clients; a fault ends this one conversation.
 
@@ -18,8 +18,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use client::{Client, ControlError};
-pub(crate) use server::Backing;
 pub use server::Control;
+pub(crate) use server::{Backing, Refusal};
 
 use crate::statistics::Report;
 use crate::storage::{BackupReport, CheckReport, StoreStatus};
@@ -82,8 +82,11 @@ pub enum Answer {
     },
     /// To [`Request::Status`].
     Status(Box<NodeStatus>),
-    /// To [`Request::Stop`]: the node stops; its socket closes when it has.
+    /// To [`Request::Stop`]: the node stops, and one more answer says how: [`Answer::Stopped`], or
+    /// [`Answer::Failed`].
     Stopping,
+    /// Behind [`Answer::Stopping`]: the store has closed.
+    Stopped,
     /// To [`Request::Backup`].
     Backup(BackupReport),
     /// To [`Request::Check`].

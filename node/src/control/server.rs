@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep, timeout};
 
 use super::{Answer, HASHES_MAX, Hex, NodeStatus, Request, SOCKET, frame, socket_path};
 use crate::error::Error;
@@ -22,6 +22,8 @@ use crate::storage::StorageError;
 const CONVERSATIONS_MAX: usize = 256;
 /// How often a long request says that it is still at it.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// How long conversations may take to end once the store has closed.
+const TELLING_MAX: Duration = Duration::from_secs(1);
 
 /// What the socket needs of the running node.
 pub(crate) struct Backing {
@@ -30,6 +32,8 @@ pub(crate) struct Backing {
     pub(crate) status: Box<dyn Fn() -> NodeStatus + Send + Sync>,
     /// Set to true, it stops the node.
     pub(crate) stop: watch::Sender<bool>,
+    /// How the store closed, once it has.
+    pub(crate) gone: watch::Receiver<Option<Result<(), Refusal>>>,
 }
 
 /// The control socket of a running node.
@@ -68,15 +72,16 @@ impl Control {
         })
     }
 
-    /// Serves until `gone`; conversations that are open then end with it.
-    pub(crate) async fn run(self, mut gone: watch::Receiver<bool>) {
+    /// Serves until the store has closed; conversations that are open then end with it.
+    pub(crate) async fn run(self) {
+        let mut gone = self.backing.gone.clone();
         let mut tasks = JoinSet::new();
         let places = Arc::new(Semaphore::new(CONVERSATIONS_MAX));
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 Some(_) = tasks.join_next() => continue,
-                _ = gone.wait_for(|gone| *gone) => break,
+                _ = gone.wait_for(Option::is_some) => break,
             };
             let Ok((stream, _)) = accepted else {
                 sleep(Duration::from_millis(50)).await;
@@ -98,6 +103,9 @@ impl Control {
             }
         }
         let _ = remove(&self.path);
+        // Whoever asked for the stop is told how it ended.
+        let told = async { while tasks.join_next().await.is_some() {} };
+        let _ = timeout(TELLING_MAX, told).await;
         tasks.shutdown().await;
     }
 }
@@ -110,12 +118,27 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 async fn converse(mut stream: UnixStream, backing: &Arc<Backing>) -> io::Result<()> {
-    while let Some(request) = frame::receive::<Request>(&mut stream).await? {
+    let mut gone = backing.gone.clone();
+    loop {
+        let request = tokio::select! {
+            request = frame::receive::<Request>(&mut stream) => request?,
+            _ = gone.wait_for(Option::is_some) => None,
+        };
+        let Some(request) = request else {
+            return Ok(());
+        };
         if request == Request::Stop {
             frame::send(&mut stream, &Answer::Stopping).await?;
             backing.stop.send_replace(true);
-            // Held open until the node is gone: that is how the client sees it.
-            std::future::pending::<()>().await;
+            let closed = gone.wait_for(Option::is_some).await;
+            let answer = match closed.ok().and_then(|closed| closed.clone()) {
+                Some(Ok(())) => Answer::Stopped,
+                Some(Err(refusal)) => refusal.into(),
+                // Who waited for the store is gone.
+                None => return Ok(()),
+            };
+            frame::send(&mut stream, &answer).await?;
+            return Ok(());
         }
         let answer = {
             let backing = Arc::clone(backing);
@@ -132,16 +155,22 @@ async fn converse(mut stream: UnixStream, backing: &Arc<Backing>) -> io::Result<
         let failed = |panic| Refusal::from(format!("the node failed at this request: {panic}"));
         let answer = answer
             .unwrap_or_else(|panic: JoinError| Err(failed(panic)))
-            .unwrap_or_else(|Refusal { reason, damage }| Answer::Failed { reason, damage });
+            .unwrap_or_else(Answer::from);
         frame::send(&mut stream, &answer).await?;
     }
-    Ok(())
 }
 
 /// Why a request is not done.
-struct Refusal {
+#[derive(Clone)]
+pub(crate) struct Refusal {
     reason: String,
     damage: bool,
+}
+
+impl From<Refusal> for Answer {
+    fn from(Refusal { reason, damage }: Refusal) -> Self {
+        Self::Failed { reason, damage }
+    }
 }
 
 impl From<String> for Refusal {
@@ -151,12 +180,18 @@ impl From<String> for Refusal {
     }
 }
 
-impl From<StorageError> for Refusal {
-    fn from(error: StorageError) -> Self {
+impl From<&StorageError> for Refusal {
+    fn from(error: &StorageError) -> Self {
         Self {
             reason: error.to_string(),
             damage: error.is_damage(),
         }
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Self::from(&error)
     }
 }
 

@@ -4,12 +4,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::client::Held;
 use crate::config::Config;
-use crate::control::{Answer, Client, Hex, Request};
+use crate::control::{Answer, Client, Hex, Request, frame};
 use crate::mediator::Mediator;
 use crate::running::Running;
 use crate::server::{Limits, RoomLimits, Server};
@@ -26,6 +28,10 @@ struct Node {
 
 impl Node {
     fn start(adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on(adjust, |config| crate::storage::open(config, None).unwrap())
+    }
+
+    fn start_on(adjust: impl FnOnce(&mut Config), open: impl FnOnce(&Config) -> Storage) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::tiny(folder.path());
         adjust(&mut config);
@@ -34,7 +40,7 @@ impl Node {
             .enable_all()
             .build()
             .unwrap();
-        let storage = Arc::new(crate::storage::open(&config, None).unwrap());
+        let storage = Arc::new(open(&config));
         let running = runtime
             .block_on(Running::start(&config, Arc::clone(&storage)))
             .unwrap();
@@ -643,6 +649,47 @@ fn a_stop_ends_the_running_command_and_tells_who_asked() {
         .unwrap()
         .to_string();
     assert!(refused.starts_with("no node is running on"), "{refused}");
+}
+
+/// The socket closed, as after a clean stop, and who had asked went on.
+#[test]
+fn who_asks_for_a_stop_is_told_that_the_store_did_not_close() {
+    let mut fails = None;
+    let mut node = Node::start_on(
+        |config| config.buffered_writes = true,
+        |config| {
+            let (storage, flag) = crate::storage::tests::failing(config);
+            fails = Some(flag);
+            storage
+        },
+    );
+    assert_eq!(node.connect().put("k", b"", b"acknowledged"), "succ 1\n");
+    fails.unwrap().store(true, Ordering::SeqCst);
+    let idle = node.control();
+    let mut asking = node.control();
+    let asking = std::thread::spawn(move || asking.stop());
+    let running = node.running.take().unwrap();
+    node.runtime.block_on(running.asked_to_stop());
+    let stopped = node.runtime.block_on(running.stop()).unwrap_err();
+    let told = asking.join().unwrap().unwrap_err();
+    assert!(told.to_string().contains("may be lost"), "{told}");
+    assert_eq!(told.to_string(), stopped.to_string());
+    drop(idle);
+}
+
+/// That it was gone counted as a stop, whatever it had ended of.
+#[test]
+fn a_node_that_ends_within_its_stop_has_not_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = UnixListener::bind(folder.path().join("control")).unwrap();
+    let mut asking = Client::connect(folder.path()).unwrap();
+    let asking = std::thread::spawn(move || asking.stop());
+    let (mut node, _) = socket.accept().unwrap();
+    assert_eq!(frame::read::<Request>(&mut node).unwrap(), Request::Stop);
+    frame::write(&mut node, &Answer::Stopping).unwrap();
+    drop(node);
+    let told = asking.join().unwrap().unwrap_err().to_string();
+    assert!(told.starts_with("the node broke off"), "{told}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ mod reports;
 mod upkeep;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -440,7 +440,8 @@ impl Storage {
 
     /// Writes what is in memory and lets go of the file. Later writes are refused.
     pub fn close(&self) -> Result<(), StorageError> {
-        Ok(self.store.clone().close()?)
+        let closed = self.store.clone().close();
+        closed.map_err(|error| self.fault(error))
     }
 }
 

@@ -74,6 +74,12 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
             .map_err(|error| Error::new_store(&path, error, config.log_size))?,
         Err(error) => return Err(Error::folder(&config.directory, error)),
     };
+    of(store, config, &path)
+}
+
+/// The storage of the store that was opened at `path`.
+pub(super) fn of(store: Store, config: &Config, path: &Path) -> Result<Storage, Error> {
+    let fault = |error| Error::store(path, error);
     let notices = Notices::default();
     for line in store.mended() {
         notices.tell(format!("{}: {line}", path.display()));
@@ -96,7 +102,7 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
             settings
         }
         None if is_begun(&store) => begin(&store, config.q).map_err(fault)?,
-        None => return Err(Error::foreign(&path)),
+        None => return Err(Error::foreign(path)),
     };
     if settings.q != config.q {
         return Err(Error::Setting(format!(
@@ -132,7 +138,7 @@ pub fn open(config: &Config, accept_loss: Option<u64>) -> Result<Storage, Error>
         damage,
         damage_noted: Mutex::new(settings.damaged),
         notices,
-        place: Place::of(&path),
+        place: Place::of(path),
     })
 }
 
@@ -144,7 +150,7 @@ fn durability(config: &Config) -> Durability {
     }
 }
 
-fn options(config: &Config, accept_loss: Option<u64>) -> Options {
+pub(super) fn options(config: &Config, accept_loss: Option<u64>) -> Options {
     Options {
         cache_bytes: config.cache_size,
         memtable_bytes: config.memtable_size,

@@ -1,8 +1,65 @@
 //! Goal: a key lies where the original would have put it, and a store is opened by its own node
 //! alone. Method: small stores in folders of their own.
 
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use engine::io::{Disk, FileDisk};
+use engine::world::World;
+
 use super::*;
 use crate::config::Config;
+
+/// A file of which flushes fail once they are told to.
+struct FailingFlush(FileDisk, Arc<AtomicBool>);
+
+impl Disk for FailingFlush {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, buf)
+    }
+
+    fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.0.write(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the device lost its cache"));
+        }
+        self.0.flush()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0.allocate(offset, bytes)
+    }
+
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0.punch(offset, bytes)
+    }
+
+    fn alignment(&self) -> usize {
+        self.0.alignment()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.0.is_direct()
+    }
+}
+
+/// A storage without threads of its own whose flushes fail once that is set.
+pub(crate) fn failing(config: &Config) -> (Storage, Arc<AtomicBool>) {
+    open(config, None).unwrap().close().unwrap();
+    let path = config.directory.join(STORE);
+    let fails = Arc::new(AtomicBool::new(false));
+    let disk = FailingFlush(FileDisk::open(&path).unwrap(), Arc::clone(&fails));
+    let options = opening::options(config, None);
+    let store = Store::open_on(Arc::new(disk), World::real(), &options).unwrap();
+    (opening::of(store, config, &path).unwrap(), fails)
+}
 
 fn put(storage: &Storage, key: &[u8], value: &[u8]) {
     let value = storage.value(value.to_vec()).unwrap();
