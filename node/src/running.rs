@@ -1,9 +1,9 @@
 //! A running node: its text server, its control socket and its sweep of old tombstones, from the
 //! first connection to a clean stop.
 //!
-//! The order of a stop: no new connection, running commands end, the store closes, the control
-//! socket closes. Who waits on the socket for the stop so learns that nothing is left to do, or why
-//! the store did not close.
+//! The order of a stop: no new connection, running commands end, the store closes, what the control
+//! socket has under way ends. Who waits on that socket for the stop learns how the store closed, and
+//! then that nothing is left to do.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

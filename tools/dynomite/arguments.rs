@@ -39,7 +39,8 @@ pub enum Command {
     /// Stop the node cleanly and wait until it is gone; fails where its store did not close
     Stop(Folder),
     /// Write a consistent copy of the store to a new file, while it is in use. The node writes it,
-    /// and goes on if this command is interrupted
+    /// and goes on if this command is interrupted. Until the copy is whole it is FILE.unfinished: a
+    /// node that is killed leaves that, and the next backup to FILE replaces it
     Backup(Backup),
     /// Make a backup the store of a stopped node's empty folder
     Restore(Restore),

@@ -18,7 +18,7 @@ use crate::start::program;
 use crate::status::{amount, entries};
 
 /// So long a node that has closed its store may take to end, as far as a stop waits for it.
-const PROCESS_END_MAX: Duration = Duration::from_secs(10);
+const PROCESS_END_MAX: Duration = Duration::from_secs(20);
 
 /// The address of the text protocol of the node that was meant.
 pub fn address(node: &Node) -> Result<String, Failure> {

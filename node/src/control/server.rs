@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{interval, sleep, timeout};
 
@@ -22,8 +22,9 @@ use crate::storage::StorageError;
 const CONVERSATIONS_MAX: usize = 256;
 /// How often a long request says that it is still at it.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long conversations may take to end once the store has closed.
-const TELLING_MAX: Duration = Duration::from_secs(1);
+/// How long conversations, and work that nobody waits for any more, may take to end once the store has
+/// closed.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// What the socket needs of the running node.
 pub(crate) struct Backing {
@@ -97,15 +98,15 @@ impl Control {
                 let backing = Arc::clone(&self.backing);
                 tasks.spawn(async move {
                     // A client that breaks off has nobody to be told.
-                    let _ = converse(stream, &backing).await;
-                    drop(place);
+                    let _ = converse(stream, &backing, place.into()).await;
                 });
             }
         }
         let _ = remove(&self.path);
-        // Whoever asked for the stop is told how it ended.
-        let told = async { while tasks.join_next().await.is_some() {} };
-        let _ = timeout(TELLING_MAX, told).await;
+        // Whoever asked for the stop is told how it ended; a backup under way meets the closed store and
+        // removes its file.
+        let all = u32::try_from(CONVERSATIONS_MAX).expect("256");
+        let _ = timeout(END_MAX, places.acquire_many(all)).await;
         tasks.shutdown().await;
     }
 }
@@ -117,7 +118,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn converse(mut stream: UnixStream, backing: &Arc<Backing>) -> io::Result<()> {
+/// Holds its place until it has ended, and its work too: that goes on where the client breaks off.
+async fn converse(
+    mut stream: UnixStream,
+    backing: &Arc<Backing>,
+    place: Arc<OwnedSemaphorePermit>,
+) -> io::Result<()> {
     let mut gone = backing.gone.clone();
     loop {
         let request = tokio::select! {
@@ -141,8 +147,12 @@ async fn converse(mut stream: UnixStream, backing: &Arc<Backing>) -> io::Result<
             return Ok(());
         }
         let answer = {
-            let backing = Arc::clone(backing);
-            let mut work = spawn_blocking(move || answer(request, &backing));
+            let (backing, place) = (Arc::clone(backing), Arc::clone(&place));
+            let mut work = spawn_blocking(move || {
+                let answer = answer(request, &backing);
+                drop(place);
+                answer
+            });
             let mut progress = interval(PROGRESS);
             progress.tick().await;
             loop {

@@ -4,7 +4,8 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixListener;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -574,7 +575,6 @@ fn idle_and_slow_clients_time_out() {
 
 #[test]
 fn the_control_socket_answers_what_the_text_protocol_lacks() {
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::PermissionsExt;
 
     let node = Node::start(|_| {});
@@ -690,6 +690,30 @@ fn a_node_that_ends_within_its_stop_has_not_stopped() {
     drop(node);
     let told = asking.join().unwrap().unwrap_err().to_string();
     assert!(told.starts_with("the node broke off"), "{told}");
+}
+
+/// The copying went on behind the stop, and was cut off when the process ended.
+#[test]
+fn a_stop_during_a_backup_leaves_nothing_of_it() {
+    let mut node = Node::start(|_| {});
+    for key in ["1", "2", "3"] {
+        let value = vec![7; 60_000_000];
+        assert_eq!(node.connect().put(key, b"", &value), "succ 1\n");
+    }
+    let backup = node.folder.path().join("backup");
+    let unfinished = node.folder.path().join("backup.unfinished");
+    let mut asking = UnixStream::connect(node.folder.path().join("control")).unwrap();
+    let path = Hex(backup.as_os_str().as_bytes().to_vec());
+    frame::write(&mut asking, &Request::Backup { path }).unwrap();
+    let since = Instant::now();
+    while !unfinished.exists() {
+        assert!(since.elapsed() < Duration::from_secs(20));
+    }
+    // Nobody waits for the copy any more.
+    drop(asking);
+    node.stop();
+    assert!(!unfinished.exists());
+    assert!(!backup.exists(), "the copy was made before the stop");
 }
 
 #[test]
