@@ -61,7 +61,8 @@ impl Running {
             connections: config.max_connections,
             idle: config.idle,
             slow: config.slow,
-            room: RoomLimits::default(),
+            puts: RoomLimits::PUTS,
+            replies: RoomLimits::REPLIES,
         };
         let fault = |error| {
             let (host, port) = (&config.listen, config.text_port);

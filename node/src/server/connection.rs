@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use engine::Reader;
+use engine::{Geometry, Reader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ const IDLE_BUFFER_BYTES: usize = 8 << 10;
 /// What it reads into while a long value comes.
 const BUSY_BUFFER_BYTES: usize = 128 << 10;
 /// The pieces in which a long reply leaves.
-const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: u64 = 256 << 10;
 /// A client that is slower than this with a long command, or a long reply, is too slow.
 const BYTES_PER_SECOND_MIN: u64 = 64 << 10;
 /// So long, once the node stops, a client may let a command or a reply rest that is under way.
@@ -57,6 +57,8 @@ struct Connection<'a> {
     parser: Parser,
     out: Vec<u8>,
     putting: Option<Putting>,
+    /// The room that a long reply under way has.
+    replying: Option<u64>,
     /// Commands that have come whole.
     commands: u64,
 }
@@ -70,6 +72,7 @@ pub(super) async fn serve(stream: TcpStream, shared: &Shared) {
         parser: Parser::new(),
         out: Vec::new(),
         putting: None,
+        replying: None,
         commands: 0,
     };
     match connection.run().await {
@@ -326,62 +329,80 @@ impl Connection<'_> {
             Some(Answer::Short(reply)) if self.out.is_empty() => self.out = reply,
             Some(Answer::Short(reply)) => self.out.extend_from_slice(&reply),
             Some(Answer::Long(found)) => {
-                let streamed = self.stream_out(&found).await;
+                let streamed = self.reply(&found).await;
                 return streamed.map_or(ControlFlow::Break(End::Now), ControlFlow::Continue);
             }
         }
         ControlFlow::Continue(())
     }
 
-    /// Writes the values of a long reply. A value that cannot be read at all is told; a fault in
-    /// the middle ends the connection: the client must not take what follows for the rest of the
-    /// value. Why it ended a `hash` of the key tells, for damage was noted then. As long as the reply is under way the store keeps what it shows, so the client has
-    /// one deadline for all of it.
-    async fn stream_out(&mut self, found: &Found) -> Result<(), ()> {
+    /// Writes a long reply, once there is room for it.
+    async fn reply(&mut self, found: &Found) -> Result<(), ()> {
         // Whatever becomes of this reply, those before it arrive.
         self.flush().await?;
-        let length = found.lengths().sum();
-        let deadline = Instant::now() + self.time(length);
+        let bytes = memory(found);
+        let room = tokio::select! {
+            biased;
+            room = self.shared.replies.take(bytes) => room,
+            () = stalled(&mut self.stop) => return Err(()),
+        };
+        let _room = match room {
+            Ok(room) => room,
+            Err(error) => {
+                self.fail(&error.to_string());
+                return Ok(());
+            }
+        };
+        self.replying = Some(bytes);
+        let streamed = self.stream_out(found).await;
+        self.replying = None;
+        streamed
+    }
+
+    /// Writes the values of a long reply. A value that cannot be read at all is told; a fault in
+    /// the middle ends the connection: the client must not take what follows for the rest of the
+    /// value. Why it ended a `hash` of the key tells, for damage was noted then. As long as the reply is
+    /// under way the store keeps what it shows, so the client has one deadline for all of it, and no
+    /// more time for any value than that takes alone.
+    async fn stream_out(&mut self, found: &Found) -> Result<(), ()> {
+        let all = Instant::now() + self.time(found.lengths().sum());
+        let mut deadline = all;
         let mut begun = false;
         for mut reader in (0..found.values()).filter_map(|index| found.reader(index)) {
             let length = reader.length();
+            deadline = all.min(Instant::now() + self.time(length));
             let mut left = length;
             loop {
-                let piece = left.min(PIECE_BYTES as u64);
+                let piece = left.min(PIECE_BYTES);
+                if self.out.len() as u64 + piece > PIECE_BYTES {
+                    self.flush_by(deadline).await?;
+                }
+                let mut out = std::mem::take(&mut self.out);
+                if !begun {
+                    reply::found(&mut out, found.values(), &found.context);
+                }
+                if left == length {
+                    reply::value(&mut out, length);
+                }
                 let (mediator, key) = (Arc::clone(&self.shared.mediator), found.key().to_vec());
                 let read = blocking(move || {
-                    let mut bytes = Vec::new();
-                    let appended = append(&mut bytes, &mut reader, piece);
+                    let appended = append(&mut out, &mut reader, piece);
                     appended.map_err(|error| mediator.storage().fault_of_value(&key, error))?;
-                    Ok::<_, StorageError>((bytes, reader))
+                    Ok::<_, StorageError>((out, reader))
                 });
-                let bytes = match read.await {
-                    Ok((bytes, rest)) => {
-                        reader = rest;
-                        bytes
-                    }
+                match read.await {
+                    Ok((filled, rest)) => (self.out, reader) = (filled, rest),
                     Err(error) if !begun => {
                         self.fail(&error.to_string());
                         return Ok(());
                     }
                     Err(_) => return Err(()),
-                };
-                if !begun {
-                    reply::found(&mut self.out, found.values(), &found.context);
-                    begun = true;
                 }
-                if left == length {
-                    reply::value(&mut self.out, length);
-                }
-                self.out.extend_from_slice(&bytes);
+                begun = true;
                 left -= piece;
                 if left == 0 {
                     break;
                 }
-                self.flush_by(deadline).await?;
-            }
-            if self.out.len() >= PIECE_BYTES {
-                self.flush_by(deadline).await?;
             }
         }
         // The line feed leaves in the same write as the last bytes before it.
@@ -431,13 +452,29 @@ impl Connection<'_> {
         if self.out.is_empty() {
             return Ok(());
         }
-        let statistics = &self.shared.statistics;
+        let Shared {
+            statistics,
+            replies,
+            ..
+        } = self.shared;
         let mut left = &self.out[..];
+        let replying = self.replying;
+        let wanted = async {
+            match replying {
+                Some(bytes) => replies.wanted(bytes, Duration::ZERO).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(wanted);
         while !left.is_empty() {
             let written = tokio::select! {
                 biased;
                 written = timeout_at(deadline.into(), self.stream.write(left)) => written,
                 () = stalled(&mut self.stop) => return Err(()),
+                () = &mut wanted => {
+                    statistics.connections_timed_out.fetch_add(1, Ordering::Relaxed);
+                    return Err(());
+                }
             };
             match written {
                 Ok(Ok(0) | Err(_)) => return Err(()),
@@ -491,6 +528,14 @@ fn look_up(mediator: &Mediator, key: &[u8]) -> Result<Answer, RequestError> {
     }
     reply::end(&mut out);
     Ok(Answer::Short(out))
+}
+
+/// What a long reply takes of the memory while its client does not read: a piece, and the chunk that is
+/// read and verified at once of its longest value, which the engine keeps until the next.
+fn memory(found: &Found) -> u64 {
+    let longest = found.lengths().max().unwrap_or(0);
+    let chunk = Geometry::default().chunk_bytes(longest).max(PIECE_BYTES);
+    PIECE_BYTES.min(found.lengths().sum()) + chunk.min(longest)
 }
 
 fn append(out: &mut Vec<u8>, from: &mut Reader, length: u64) -> Result<(), engine::Error> {

@@ -2,6 +2,8 @@
 //!
 //! Invariants:
 //! - Past the limit a client is told so, and what serves the others is not touched.
+//! - Clients that do not read what they asked for hold no more memory for long replies than
+//!   [`RoomLimits::REPLIES`] together.
 //! - Once told to stop, a connection ends its command, if it has begun one, and nothing more.
 
 mod connection;
@@ -23,6 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use self::room::Room;
 use self::value::Intake;
 
 pub use self::room::RoomLimits;
@@ -50,8 +53,10 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a command, or a stretch of a reply, may take at least.
     pub slow: Duration,
-    /// What long values that are coming in may take.
-    pub room: RoomLimits,
+    /// What long values that are coming in may take of the disk.
+    pub puts: RoomLimits,
+    /// What long replies may take of the memory.
+    pub replies: RoomLimits,
 }
 
 /// What all connections share.
@@ -60,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) statistics: Arc<Statistics>,
     pub(crate) limits: Limits,
     intake: Intake,
+    /// Memory for long replies.
+    replies: Room,
     /// True once the node stops.
     pub(crate) stop: watch::Receiver<bool>,
 }
@@ -81,7 +88,8 @@ impl Server {
     ) -> io::Result<Self> {
         let listener = socket.listen(BACKLOG)?;
         let shared = Shared {
-            intake: Intake::new(Arc::clone(&mediator), limits.room),
+            intake: Intake::new(Arc::clone(&mediator), limits.puts),
+            replies: Room::new(limits.replies),
             mediator,
             statistics,
             limits,

@@ -1,13 +1,13 @@
-//! Room for the places of values that are coming in: so much disk is taken for what has been
-//! announced, and no more.
+//! Room that clients take by being slow: so much of the disk is taken for values that have been
+//! announced, and so much of the memory for long replies that have not been read, and no more.
 //!
 //! Invariants:
 //! - A value has all of its room or none: who waits for room holds none, so no two wait for each
 //!   other.
 //! - Short values have a share of their own, which long ones cannot take.
-//! - Who holds room keeps it for as long as nobody waits for it. Once others wait, it must bring its
-//!   next piece within [`RoomLimits::piece`], or it gives way. What the node takes to write does not
-//!   count.
+//! - Who holds room keeps it for as long as nobody waits for it. Once others wait, it must bring, or
+//!   read, its next piece within [`RoomLimits::piece`], or it gives way. What the node takes to write
+//!   does not count.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,27 +23,35 @@ const ROOM_WAIT_MAX: Duration = Duration::from_mins(5);
 /// How much room there is, and for how long it may be held up.
 #[derive(Debug, Clone, Copy)]
 pub struct RoomLimits {
-    /// A value no longer than this takes of the share of short ones.
+    /// What needs no more than this takes of the share of short ones.
     pub short: u64,
-    /// Bytes of the places of short values.
+    /// Bytes of the share of short ones.
     pub short_bytes: usize,
-    /// Bytes of the places of longer values, which fits the longest.
+    /// Bytes of the share of the others, which fits the longest.
     pub long_bytes: usize,
-    /// While others wait, the next piece of 256 KiB must come within this.
+    /// While others wait, the next piece of 256 KiB must come, or go, within this.
     pub piece: Duration,
 }
 
-impl Default for RoomLimits {
-    /// 1 GiB together: 64 short values, and twelve of the longest. A piece at the least speed that
-    /// a client must have, 64 KiB a second, takes four seconds.
-    fn default() -> Self {
-        Self {
-            short: 4 << 20,
-            short_bytes: 256 << 20,
-            long_bytes: 768 << 20,
-            piece: Duration::from_secs(5),
-        }
-    }
+/// A piece at the least speed that a client must have, 64 KiB a second, takes four seconds.
+const PIECE: Duration = Duration::from_secs(5);
+
+impl RoomLimits {
+    /// Disk for values that are coming in, 1 GiB together: 64 short ones, and twelve of the longest.
+    pub const PUTS: Self = Self {
+        short: 4 << 20,
+        short_bytes: 256 << 20,
+        long_bytes: 768 << 20,
+        piece: PIECE,
+    };
+    /// Memory for long replies, 512 MiB together: 512 of values of up to 16 MiB, more of shorter ones,
+    /// and 204 of the longest.
+    pub const REPLIES: Self = Self {
+        short: 512 << 10,
+        short_bytes: 256 << 20,
+        long_bytes: 256 << 20,
+        piece: PIECE,
+    };
 }
 
 /// The room of a node.
@@ -68,7 +76,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Room that a value has; free again when dropped.
+/// Room that somebody has; free again when dropped.
 pub(super) struct Taken {
     #[expect(dead_code, reason = "held")]
     permit: OwnedSemaphorePermit,
@@ -97,12 +105,12 @@ impl Room {
         }
     }
 
-    /// Values that wait for room.
+    /// How many wait for room.
     pub(super) fn waiting(&self) -> usize {
         *self.short.waiting.borrow() + *self.long.waiting.borrow()
     }
 
-    /// Room for a value of `length` bytes, once others have made some.
+    /// Room of `length` bytes, once others have made some.
     pub(super) async fn take(&self, length: u64) -> Result<Taken, StorageError> {
         let share = self.share(length);
         let bytes = u32::try_from(length).expect("the parser lets no longer value through");
@@ -117,13 +125,13 @@ impl Room {
                 permit: permit.expect("the semaphore is never closed"),
             }),
             Err(_) => Err(StorageError::Failed(
-                "too many long values were coming in at once; put it again later".to_owned(),
+                "too many long values were under way at once; try again later".to_owned(),
             )),
         }
     }
 
-    /// Ends once a value of `length` bytes that holds room, and whose client has rested for `rested`
-    /// since its last piece, has to give way to others.
+    /// Ends once who holds room of `length` bytes, and whose client has rested for `rested` since its
+    /// last piece, has to give way to others.
     pub(super) async fn wanted(&self, length: u64, rested: Duration) {
         sleep(self.limits.piece.saturating_sub(rested)).await;
         let mut waiting = self.share(length).waiting.subscribe();
@@ -131,6 +139,15 @@ impl Room {
             // Not while `self` holds the sender.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+impl Room {
+    /// Bytes that are taken.
+    pub(super) fn taken(&self) -> usize {
+        let limits = self.limits.short_bytes + self.limits.long_bytes;
+        limits - self.short.bytes.available_permits() - self.long.bytes.available_permits()
     }
 }
 

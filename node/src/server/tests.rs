@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::control::{Answer, Client, Hex, Request, frame};
 use crate::mediator::Mediator;
 use crate::running::Running;
-use crate::server::{Limits, RoomLimits, Server};
+use crate::server::{Limits, RoomLimits, Server, Shared};
 use crate::storage::Storage;
 use tokio::sync::watch;
 
@@ -80,7 +80,7 @@ impl Node {
 }
 
 /// A text server with limits of its own over the store of `node`.
-fn limited(node: &Node, limits: Limits) -> (SocketAddr, watch::Sender<bool>) {
+fn limited(node: &Node, limits: Limits) -> (SocketAddr, watch::Sender<bool>, Arc<Shared>) {
     let (stop, stopping) = watch::channel(false);
     let mediator = Arc::new(Mediator::new(Arc::clone(&node.storage)));
     let inside = node.runtime.enter();
@@ -88,9 +88,10 @@ fn limited(node: &Node, limits: Limits) -> (SocketAddr, watch::Sender<bool>) {
     let server = Server::listen(socket.unwrap(), mediator, Arc::default(), limits, stopping);
     let server = server.unwrap();
     let address = server.address().unwrap();
+    let shared = Arc::clone(&server.shared);
     node.runtime.spawn(server.run());
     drop(inside);
-    (address, stop)
+    (address, stop, shared)
 }
 
 struct Connection(TcpStream);
@@ -509,14 +510,15 @@ fn clients_that_stall_in_long_puts_do_not_hold_up_the_puts_of_others() {
         connections: 100,
         idle: Duration::from_mins(10),
         slow: Duration::from_mins(10),
-        room: RoomLimits {
+        puts: RoomLimits {
             short: 500_000,
             short_bytes: 1_000_000,
             long_bytes: 2_000_000,
             piece: Duration::from_millis(100),
         },
+        replies: RoomLimits::REPLIES,
     };
-    let (address, _stop) = limited(&node, limits);
+    let (address, _stop, _) = limited(&node, limits);
     node.address = address;
     let mut stalled: Vec<_> = (0..3).map(|_| node.connect()).collect();
     for connection in &mut stalled {
@@ -538,6 +540,90 @@ fn clients_that_stall_in_long_puts_do_not_hold_up_the_puts_of_others() {
     for told in told {
         assert_eq!(&told, b"fail too slow: other valu");
     }
+}
+
+fn timed_out(shared: &Shared) -> u64 {
+    let timed_out = &shared.statistics.connections_timed_out;
+    timed_out.load(Ordering::Relaxed)
+}
+
+/// Every value of a key gave time to a client that did not read the first.
+#[test]
+fn a_client_that_does_not_read_has_the_time_of_one_value_not_of_all() {
+    let mut node = Node::start(|_| {});
+    // Each has no more time than `slow`, and all together four minutes. The system takes a few MB of
+    // them from the node although the client takes none.
+    let length = (64 << 10) - 1;
+    let mut client = node.connect();
+    for number in 0..255u32 {
+        let value = number.to_le_bytes().repeat(length / 4);
+        assert_eq!(client.put("k", b"\x83j", &value), "succ 1\n");
+    }
+    let limits = Limits {
+        connections: 10,
+        idle: Duration::from_mins(10),
+        slow: Duration::from_millis(200),
+        puts: RoomLimits::PUTS,
+        replies: RoomLimits::REPLIES,
+    };
+    let (address, _stop, shared) = limited(&node, limits);
+    node.address = address;
+    let mut unread = node.connect();
+    unread.send(b"get 1 k\n");
+    let since = Instant::now();
+    while timed_out(&shared) == 0 {
+        assert!(since.elapsed() < Duration::from_mins(1), "it still waits");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(shared.replies.taken(), 0);
+}
+
+/// Each held a piece and a chunk of its value, however many there were.
+#[test]
+fn clients_that_do_not_read_have_bounded_memory_together_and_give_way_to_others() {
+    const CLIENTS: usize = 12;
+    const FIT: usize = 4;
+    let mut node = Node::start(|_| {});
+    // Longer than what the system takes from the node although the client takes none.
+    let value = vec![7; 16 << 20];
+    assert_eq!(node.connect().put("k", b"", &value), "succ 1\n");
+    let limits = |piece| Limits {
+        connections: 100,
+        idle: Duration::from_mins(10),
+        slow: Duration::from_mins(10),
+        puts: RoomLimits::PUTS,
+        replies: RoomLimits {
+            short: 1 << 20,
+            short_bytes: FIT * (512 << 10),
+            long_bytes: 0,
+            piece,
+        },
+    };
+    let stalled = |node: &Node, shared: &Shared| -> Vec<Connection> {
+        let connect = |_| {
+            let mut connection = node.connect();
+            connection.send(b"get 1 k\n");
+            connection
+        };
+        let connections = (0..CLIENTS).map(connect).collect();
+        let since = Instant::now();
+        while (shared.replies.waiting() as u64 + timed_out(shared)) < (CLIENTS - FIT) as u64 {
+            assert!(since.elapsed() < Duration::from_secs(20), "none waits");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        connections
+    };
+    let (address, _stop, shared) = limited(&node, limits(Duration::from_mins(10)));
+    node.address = address;
+    let unread = stalled(&node, &shared);
+    assert_eq!(shared.replies.taken(), FIT * (512 << 10));
+    drop(unread);
+
+    let (address, _stop, shared) = limited(&node, limits(Duration::from_secs(1)));
+    node.address = address;
+    let _unread = stalled(&node, &shared);
+    assert!(node.connect().get("k").unwrap().1 == [value]);
+    assert!(timed_out(&shared) > 0);
 }
 
 #[test]
