@@ -41,6 +41,8 @@ pub(crate) struct Backing {
 pub struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// The device and the number of the socket's own file.
+    file: (u64, u64),
     owner: u32,
     backing: Arc<Backing>,
 }
@@ -57,18 +59,19 @@ impl Control {
             let (bound, _folder) = socket_path(folder, &name)?;
             let listener = UnixListener::bind(bound)?;
             std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600))?;
-            let owner = std::fs::metadata(&new)?.uid();
+            let metadata = std::fs::symlink_metadata(&new)?;
             let path = folder.join(SOCKET);
             std::fs::rename(new, &path)?;
-            Ok((listener, path, owner))
+            Ok((listener, path, metadata))
         };
-        let (listener, path, owner) =
+        let (listener, path, metadata) =
             bind().map_err(|source: io::Error| Error::control(&folder.join(SOCKET), source))?;
         let backing = Arc::new(backing);
         Ok(Self {
             listener,
             path,
-            owner,
+            file: file_of(&metadata),
+            owner: metadata.uid(),
             backing,
         })
     }
@@ -102,13 +105,21 @@ impl Control {
                 });
             }
         }
-        let _ = remove(&self.path);
+        // The folder may have been moved since, and another node's stand in its place.
+        let there = std::fs::symlink_metadata(&self.path);
+        if there.is_ok_and(|there| file_of(&there) == self.file) {
+            let _ = remove(&self.path);
+        }
         // Whoever asked for the stop is told how it ended; a backup under way meets the closed store and
         // removes its file.
         let all = u32::try_from(CONVERSATIONS_MAX).expect("256");
         let _ = timeout(END_MAX, places.acquire_many(all)).await;
         tasks.shutdown().await;
     }
+}
+
+fn file_of(metadata: &std::fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 fn remove(path: &Path) -> io::Result<()> {

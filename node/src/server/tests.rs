@@ -802,6 +802,27 @@ fn a_stop_during_a_backup_leaves_nothing_of_it() {
     assert!(!backup.exists(), "the copy was made before the stop");
 }
 
+/// It was removed by its name alone.
+#[test]
+fn a_node_whose_folder_was_moved_leaves_the_socket_of_the_one_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, old) = (folder.path().join("data"), folder.path().join("old"));
+    let start = || {
+        std::fs::create_dir(&data).unwrap();
+        Node::start(|config| config.directory.clone_from(&data))
+    };
+    let mut moved = start();
+    std::fs::rename(&data, &old).unwrap();
+    let node = start();
+    let asking = std::thread::spawn(move || Client::connect(&old).unwrap().stop());
+    let running = moved.running.as_ref().unwrap();
+    moved.runtime.block_on(running.asked_to_stop());
+    moved.stop();
+    asking.join().unwrap().unwrap();
+    let status = Client::connect(&data).unwrap().status().unwrap();
+    assert_eq!(status.node, node.storage.node().to_string());
+}
+
 #[test]
 fn a_stop_does_not_wait_for_a_client_that_rests_in_a_put() {
     let mut node = Node::start(|_| {});
