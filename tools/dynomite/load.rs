@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::Load;
 use crate::files::read_fault;
-use crate::outcome::{Code, Failure, Naming, Outcome, say, say_json};
+use crate::outcome::{Code, Failure, Naming, Outcome, complain, say, say_json};
 use crate::requests::address;
 use crate::status::{amount, duration};
 
@@ -106,10 +106,10 @@ pub fn load(load: &Load) -> Outcome {
     shared.bar.finish_and_clear();
     let faults = std::mem::take(&mut *lock(&shared.faults));
     for fault in faults.iter().take(NAMED_MAX) {
-        eprintln!("dynomite: {fault}");
+        complain(fault);
     }
     if faults.len() > NAMED_MAX {
-        eprintln!("dynomite: and {} more", faults.len() - NAMED_MAX);
+        complain(format_args!("and {} more", faults.len() - NAMED_MAX));
     }
     if let Some(failure) = lock(&shared.failure).take() {
         return failure.code.because(format_args!(
@@ -193,7 +193,9 @@ impl Interrupt {
                 None => "nothing was loaded yet".to_owned(),
                 Some(shared) => shared.interrupted(),
             };
-            eprintln!("dynomite: interrupted: {loaded}: load again, and it goes on from there");
+            complain(format_args!(
+                "interrupted: {loaded}: load again, and it goes on from there"
+            ));
             std::process::exit(INTERRUPTED);
         });
         Ok(Self(shared))

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::arguments::{Arguments, Command};
-use crate::outcome::{Code, Outcome};
+use crate::outcome::{Code, Outcome, complain};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             if failure.code != Code::Quiet {
-                eprintln!("dynomite: {}", failure.error);
+                complain(&failure.error);
             }
             failure.code
         }

@@ -1,7 +1,7 @@
 //! How a command ends: its exit code, and a sentence where it failed.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::anyhow;
@@ -117,9 +117,12 @@ pub fn output(error: &io::Error) -> Failure {
 
 /// Writes to standard output.
 pub fn say(text: impl Display) -> Result<(), Failure> {
-    use std::io::Write;
-
     writeln!(io::stdout(), "{text}").map_err(|error| output(&error))
+}
+
+/// Writes a line to standard error. Where nobody reads that any more, the exit code has to do.
+pub fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "dynomite: {text}");
 }
 
 /// Writes JSON to standard output.

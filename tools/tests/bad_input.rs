@@ -602,21 +602,44 @@ fn an_interrupted_load_says_how_far_it_came() {
     // It takes connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
-    let load = Command::new(PROGRAM)
-        .args(["load", "files", "--connections", "1", "--host", &address])
-        .current_dir(here)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    // The first asks whether a node is there; the second loads.
-    let held: Vec<_> = (0..2).map(|_| silent.accept().unwrap()).collect();
-    let pid = rustix::process::Pid::from_child(&load);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let loading = || {
+        let load = Command::new(PROGRAM)
+            .args(["load", "files", "--connections", "1", "--host", &address])
+            .current_dir(here)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The first asks whether a node is there; the second loads.
+        let held: Vec<_> = (0..2).map(|_| silent.accept().unwrap()).collect();
+        (load, held)
+    };
+    let interrupt = |load: &std::process::Child| {
+        let pid = rustix::process::Pid::from_child(load);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    };
+    let (load, held) = loading();
+    interrupt(&load);
     let output = load.wait_with_output().unwrap();
     drop(held);
     let words = "interrupted: 0 files, 0 B, were stored, 0 were there and equal: load again";
     assert_refused(&output, &["load"], 130, words);
+
+    // It ends too where nobody reads what it says.
+    let (mut load, _held) = loading();
+    drop(load.stderr.take());
+    interrupt(&load);
+    let since = std::time::Instant::now();
+    let ended = loop {
+        if let Some(ended) = load.try_wait().unwrap() {
+            break ended;
+        }
+        if since.elapsed().as_secs() > 20 {
+            load.kill().unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    assert_eq!(ended.code(), Some(130));
 }
 
 #[test]

@@ -13,6 +13,20 @@ fn dynomite(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
+fn the_code_is_the_same_where_nobody_reads_the_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_dynomite"))
+        .args(["status", "--data", "elsewhere"])
+        .current_dir(folder.path())
+        .stderr(writer)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(3));
+}
+
+#[test]
 fn what_is_wrong_is_said_in_a_sentence_with_its_code() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
