@@ -381,6 +381,28 @@ fn only_a_whole_backup_is_restored_and_never_over_a_store() {
     assert_kept(here);
 }
 
+/// The second of the two names under which a copy grows was taken for somebody's.
+#[test]
+fn a_restore_that_was_killed_in_its_first_moments_is_made_again() {
+    let folder = with_a_value();
+    let here = folder.path();
+    let node = Node::start(here, "data");
+    done(here, &["backup", "copy", "--data", "data"]);
+    node.stop();
+    fs::create_dir(here.join("new")).unwrap();
+    let left = ["store.unfinished", "store.unfinished.unfinished"];
+    for name in left {
+        fs::write(here.join("new").join(name), b"").unwrap();
+    }
+    done(here, &["restore", "copy", "--data", "new"]);
+    for name in left {
+        assert!(!here.join("new").join(name).exists(), "{name}");
+    }
+    let node = Node::start(here, "new");
+    assert_eq!(done(here, &["get", "key", "--data", "new"]), "kept");
+    node.stop();
+}
+
 /// Where the copies of the superblocks stand.
 fn engine_superblocks() -> [usize; 4] {
     [0, 16 << 10, 32 << 10, 48 << 10]

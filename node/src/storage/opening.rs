@@ -43,12 +43,13 @@ const NODE_DAMAGED: &[u8] = b"damaged";
 
 /// What lies in a folder that is empty in every way that counts for a restore: what a node that is
 /// gone has left there beside its store, and what a restore that was cut off has.
-const EMPTY_FOLDER: [&str; 5] = [
+const EMPTY_FOLDER: [&str; 6] = [
     "control",
     "control.new",
     "dynomite.log",
     "lost+found",
     "store.unfinished",
+    "store.unfinished.unfinished",
 ];
 
 /// What the node notes for itself.
