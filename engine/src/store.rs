@@ -154,7 +154,7 @@ impl Store {
     }
 
     /// Opens the store on a disk of the caller's, with the threads of a store in a file.
-    #[cfg(all(test, shuttle))]
+    #[cfg(test)]
     pub(crate) fn open_with_threads_on(
         disk: Arc<dyn Disk>,
         world: World,

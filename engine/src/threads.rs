@@ -148,8 +148,24 @@ fn buffered_due(core: &Core, queue: &Queue) -> Option<u64> {
     Some(BUFFERED_MS.saturating_sub(waited))
 }
 
+/// Says that no checkpoint comes any more, if its thread panics: nobody may wait for one then.
+struct LastWord<'a>(&'a Core);
+
+impl Drop for LastWord<'_> {
+    fn drop(&mut self) {
+        // The schedules are told of a panic by itself.
+        if std::thread::panicking() && !cfg!(shuttle) {
+            let panicked = io::Error::other("the thread panicked, and has printed why");
+            self.0
+                .poison_write(&Error::io("running checkpoints")(panicked));
+            self.0.moved.notify_all();
+        }
+    }
+}
+
 /// Runs checkpoints when they are due, and punches in between.
 fn maintain(core: &Arc<Core>, stop: &AtomicBool) {
+    let _last_word = LastWord(core); // dropped behind every lock
     let mut last_ms = core.world.clock.now_ms();
     let mut idle_at = core.visible();
     let mut idle_rounds = 0;

@@ -1,5 +1,5 @@
-//! Goal: no space is promised twice, to batches that ask at once neither; and nobody is called back
-//! under a lock.
+//! Goal: no space is promised twice, to batches that ask at once neither; nobody is called back under a
+//! lock, and nobody waits for a thread that is gone.
 //! Method: a store that may have one region is filled until there is room for one more batch and
 //! not for two; the lock that a batch takes to join is held, so that whoever was promised space stands
 //! before it.
@@ -10,6 +10,7 @@ use super::*;
 use crate::io::{FileDisk, places};
 use crate::{Batch, Options, Store};
 use dmerkle::format::record::{BatchWriter, Operation};
+use std::io;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 /// How long somebody may take to be refused: nobody is, if space is promised twice.
@@ -183,4 +184,71 @@ fn a_checkpoint_calls_nobody_back_under_its_lock() {
         assert_eq!(fine, Ok(true), "it waits for itself");
     }
     checkpoint.join().unwrap();
+}
+
+/// A file; who writes behind its log panics.
+struct Trap(FileDisk);
+
+impl Disk for Trap {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, buf)
+    }
+
+    fn write(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let geometry = Geometry::default();
+        assert!(offset < geometry.ring_offset() + (1 << 20), "a trap");
+        self.0.write(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.flush()
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+
+    fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0.allocate(offset, bytes)
+    }
+
+    fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0.punch(offset, bytes)
+    }
+
+    fn alignment(&self) -> usize {
+        self.0.alignment()
+    }
+
+    fn is_direct(&self) -> bool {
+        self.0.is_direct()
+    }
+}
+
+/// With the ring full every writer waited for a checkpoint, and there was nobody left to make one.
+#[test]
+fn writers_learn_that_the_thread_of_checkpoints_is_gone() {
+    let place = places::on_disk();
+    let path = place.path().join("store");
+    let options = Options {
+        log_bytes: 1 << 20,
+        ..Options::default()
+    };
+    drop(Store::create(&path, &options).unwrap());
+    let disk = Arc::new(Trap(FileDisk::open(&path).unwrap()));
+    let store = Store::open_with_threads_on(disk, World::real(), &options).unwrap();
+    let (tells, told) = channel();
+    thread::spawn(move || {
+        let tree = store.create_tree(b"t").unwrap();
+        let refused = (0..4000_u32).find_map(|number| {
+            let put = tree.put(&number.to_be_bytes(), &[7; 1000]);
+            put.err()
+        });
+        tells.send(refused).unwrap();
+    });
+    let refused = told.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(
+        matches!(refused, Some(Error::Poisoned { .. })),
+        "{refused:?}"
+    );
 }
