@@ -90,6 +90,13 @@ impl Damage {
         first.then(|| format!("more than {KEYS_MAX} keys are damaged: no more are named here"))
     }
 
+    /// More was found than is named here.
+    pub(super) fn note_unnamed(&self) {
+        let known = &mut *self.0.lock();
+        known.found += 1;
+        known.more = Some(Moment(known.found));
+    }
+
     /// Whether a sentence about what is no key's is to be told.
     pub(super) fn is_new(&self, sentence: &str) -> bool {
         let told = &mut self.0.lock().told;

@@ -232,6 +232,52 @@ fn that_damage_is_known_outlives_the_node_until_a_check_or_a_new_value_settles_i
     assert_eq!(copy.damage.trust(b"key"), Trust::Kept);
 }
 
+/// Those beyond the ones that a check lists were believed.
+#[test]
+fn a_check_that_lists_not_all_damage_lets_nothing_be_believed_unread() {
+    use std::os::unix::fs::FileExt;
+
+    const VALUES: u32 = 10_050;
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config {
+        buffered_writes: true,
+        ..Config::tiny(folder.path())
+    };
+    let storage = open(&config, None).unwrap();
+    let value = [b'#'; 1100];
+    for number in 0..VALUES {
+        put(&storage, &number.to_le_bytes(), &value);
+    }
+    storage.close().unwrap();
+    drop(storage);
+    // Behind the log, each value stands in units of its own.
+    let geometry = engine::Geometry {
+        ring_bytes: config.log_size,
+        ..engine::Geometry::default()
+    };
+    let path = folder.path().join(STORE);
+    let all = std::fs::read(&path).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    for at in (geometry.map_offset(0, 0)..all.len() as u64).step_by(4096) {
+        let start = usize::try_from(at).unwrap();
+        if all[start..].starts_with(&value) {
+            file.write_all_at(b"rot", at).unwrap();
+        }
+    }
+    let storage = open(&config, None).unwrap();
+    let report = storage.check().unwrap();
+    assert_eq!(report.held, u64::from(VALUES));
+    let found = report.violations.len() as u64 + report.violations_more;
+    assert_eq!(found, u64::from(VALUES));
+    for number in 0..VALUES {
+        let hashes = storage.hashes(&number.to_le_bytes(), false);
+        assert!(
+            matches!(hashes, Err(StorageError::Damaged { .. })),
+            "{number}: {hashes:?}"
+        );
+    }
+}
+
 #[test]
 fn keys_are_shown_as_they_were_typed() {
     for (key, wanted) in [

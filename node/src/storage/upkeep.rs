@@ -33,6 +33,10 @@ impl Storage {
             ..CheckReport::default()
         };
         let mut all_named = report.violations_more == 0;
+        if !all_named {
+            self.damage.note_unnamed();
+            self.remember_damage();
+        }
         let mut bytes = 0;
         for violation in &report.violations {
             let (sentence, value) = if let Some((key, fault)) = value_of(violation, &names) {
