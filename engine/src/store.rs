@@ -136,6 +136,19 @@ impl Store {
         options: &Options,
         access: Access,
     ) -> Result<Self, Error> {
+        let core = Self::core_on(disk, world, options, access)?;
+        let threads = Threads::none();
+        Ok(Self {
+            inner: Arc::new(Inner { core, threads }),
+        })
+    }
+
+    fn core_on(
+        disk: Arc<dyn Disk>,
+        world: World,
+        options: &Options,
+        access: Access,
+    ) -> Result<Arc<Core>, Error> {
         let pool = IoPool::new(
             Arc::clone(&disk),
             PoolOptions {
@@ -144,13 +157,7 @@ impl Store {
             },
         )
         .map_err(Error::io("starting the I/O pool"))?;
-        let core = recovery::open(disk, pool, world, options, access)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                core,
-                threads: Threads::none(),
-            }),
-        })
+        recovery::open(disk, pool, world, options, access)
     }
 
     /// Opens the store on a disk of the caller's, with the threads of a store in a file.
@@ -160,11 +167,8 @@ impl Store {
         world: World,
         options: &Options,
     ) -> Result<Self, Error> {
-        let store = Self::open_on(disk, world, options)?;
-        let core = Arc::clone(store.core());
+        let core = Self::core_on(disk, world, options, Access::Write(Ring::Written))?;
         let threads = Threads::start(&core).map_err(Error::io("starting the store's threads"))?;
-        // The handle without threads is no other store that would be closed.
-        std::mem::forget(store);
         Ok(Self {
             inner: Arc::new(Inner { core, threads }),
         })
