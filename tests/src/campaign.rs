@@ -338,7 +338,7 @@ impl<S: Subject> fmt::Display for Found<S> {
     }
 }
 
-/// Tries every planted bug, each until [`GIVE_UP`], and prints a table. Says whether all were caught.
+/// Tries every planted bug, each for forty seconds at most, and prints a table. Says whether all were caught.
 pub fn planted<S: Subject>(seed: u64, threads: usize) -> bool {
     let width = S::BUGS.iter().map(|name| name.len()).max().unwrap_or(0);
     println!(
