@@ -246,7 +246,8 @@ impl Checkpointer {
     }
 
     /// If operations are pending of a tree that is given up: the runs of all that is superseded, and
-    /// theirs, less what the base reaches (that is retired where its entry goes, or stays taken).
+    /// theirs, less what the base reaches (that is retired where its entry goes, or stays taken) and
+    /// what later operations have kept (that is let go with them).
     fn let_go(&self, core: &Arc<Core>, table: &Memtable) -> Result<Option<Vec<Run>>, Error> {
         let geometry = &core.identity.geometry;
         let gone = |place: &Place| self.given_up.contains(&table.key(*place).tree);
@@ -261,14 +262,21 @@ impl Checkpointer {
             core.directory.last_change()
         };
         core.flush_log_to(changed)?;
-        let mut runs = table.superseded();
-        runs.extend(places.flat_map(|place| {
+        let named = |table: &Memtable, place| {
             let runs = table.versions(place).flat_map(|op| op.runs(geometry));
             runs.collect::<Vec<_>>()
-        }));
+        };
+        let mut runs = table.superseded();
+        runs.extend(places.flat_map(|place| named(table, place)));
+        // Nothing of a dropped tree joins any more.
+        let state = core.state.load();
+        let mut kept: HashSet<Run> = state.active.superseded().into_iter().collect();
+        let newer = state.active.places();
+        let newer = newer.filter(|place| self.given_up.contains(&state.active.key(*place).tree));
+        kept.extend(newer.flat_map(|place| named(&state.active, place)));
         let mut left = Vec::new();
         for run in runs {
-            if !core.space.is_reached(core.disk.as_ref(), run)? {
+            if !kept.contains(&run) && !core.space.is_reached(core.disk.as_ref(), run)? {
                 left.push(run);
             }
         }

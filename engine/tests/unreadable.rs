@@ -10,7 +10,7 @@ use common::{MemoryDisk, folder, places, rot, small, tiny, value};
 use dmerkle::format::node;
 use engine::io::Disk;
 use engine::world::World;
-use engine::{Batch, Durability, Error, Geometry, NewEntry, Store};
+use engine::{Batch, Decision, Durability, Error, Geometry, NewEntry, NewPart, Store};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,20 +175,37 @@ fn to_drop_a_damaged_tree_that_was_written_to_lets_checkpoints_end() {
         }
         if is_frozen {
             assert!(store.checkpoint().unwrap_err().is_damage());
+            // Named by both memtables.
+            let keep = || Decision::Put(NewEntry::default().part(NewPart::Keep(0)));
+            tree.update(b"m", Durability::Durable, |_| Ok(keep()))
+                .unwrap();
         }
         store.drop_tree(b"spoilt").unwrap();
         let taken = store.stats().allocated_bytes;
+        let sound = store.tree(b"sound").unwrap();
         for round in 0..4_u8 {
-            store.tree(b"sound").unwrap().put(&[round], b"v").unwrap();
+            sound.put(&[round], b"v").unwrap();
             store.checkpoint().unwrap();
         }
         // What had been written beside the tree is free again.
         let left = store.stats().allocated_bytes;
         assert!(left + 10_000 < taken, "{left} of {taken}");
-        drop(tree);
+        // And is not given to two.
+        for round in 0..8_u8 {
+            sound
+                .put(&[b'v', round], &value(round.into(), 6000))
+                .unwrap();
+            store.checkpoint().unwrap();
+        }
+        drop((tree, sound));
         store.close().unwrap();
         let store = open(&disk);
         assert!(matches!(store.tree(b"spoilt"), Err(Error::NoSuchTree)));
-        assert_eq!(store.tree(b"sound").unwrap().count().unwrap(), 4);
+        let sound = store.tree(b"sound").unwrap();
+        assert_eq!(sound.count().unwrap(), 12);
+        for round in 0..8_u8 {
+            let found = sound.get(&[b'v', round]).unwrap().unwrap();
+            assert_eq!(found, value(round.into(), 6000));
+        }
     }
 }
