@@ -81,11 +81,13 @@ impl Core {
             if let Some(fate) = joined.ticket.poll() {
                 return fate;
             }
-            if !queue.writing && !queue.is_empty() && (buffered || !queue.others_gather()) {
-                if buffered || self.gather(&mut queue) {
+            // Within a completion: the thread to which others hand over is this one.
+            let alone = buffered || queue.telling == Some(thread::current().id());
+            if !queue.writing && !queue.is_empty() && (alone || !queue.others_gather()) {
+                if alone || self.gather(&mut queue) {
                     self.lead(queue)?;
                 }
-            } else if buffered && queue.writing {
+            } else if alone && queue.writing {
                 self.moved.wait(&mut queue);
             } else {
                 drop(queue);
@@ -199,6 +201,10 @@ impl Core {
     /// Tells an error to all whose batches nobody will write any more: nothing joins, and who has
     /// handed over did so to a thread that is gone.
     pub(crate) fn refuse_waiting(&self, error: &Error) {
+        if self.refuse_writes().is_ok() {
+            // Who waits still leads.
+            return;
+        }
         let mut queue = self.queue.lock();
         while queue.writing {
             self.moved.wait(&mut queue);

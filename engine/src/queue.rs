@@ -19,6 +19,7 @@
 use crate::error::Error;
 use crate::gather::Gather;
 use crate::sync::OnceLock;
+use crate::sync::thread::ThreadId;
 use dmerkle::format::log_block::{
     after_skip, block_at_or_after, block_payload_bytes, group_blocks, group_fits, payload_end_lsn,
 };
@@ -124,6 +125,8 @@ pub(crate) struct Queue {
     pub(crate) gather: Gather,
     /// Completions whose fate is known, and what to tell them.
     pub(crate) untold: Vec<(Completion, Result<Lsn, Error>)>,
+    /// The log thread, while it tells them.
+    pub(crate) telling: Option<ThreadId>,
     door: Door,
     /// Bytes of log groups that were handed to leaders, blocks included.
     pub(crate) log_bytes_written: u64,
@@ -184,6 +187,7 @@ impl Queue {
             buffered_since_ms: None,
             gather: Gather::default(),
             untold: Vec::new(),
+            telling: None,
             door: Door::Open,
             log_bytes_written: 0,
         }

@@ -111,7 +111,9 @@ fn lead_the_log(core: &Arc<Core>, stop: &AtomicBool) {
     let mut queue = core.queue.lock();
     loop {
         if !queue.untold.is_empty() {
+            queue.telling = Some(thread::current().id());
             MutexGuard::unlocked(&mut queue, || core.tell());
+            queue.telling = None;
             continue;
         }
         let due = buffered_due(core, &queue);

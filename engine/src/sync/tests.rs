@@ -367,6 +367,26 @@ fn closing_in_a_completion() {
     checkpoint.join().unwrap();
 }
 
+/// A completion waits for a commit of its own, while leaders hand over to the thread that it runs on.
+fn committing_in_a_completion() {
+    let (_, store, tree) = start();
+    let told = Arc::new(crate::sync::OnceLock::default());
+    let tells = Arc::clone(&told);
+    let mut batch = store.batch();
+    batch.put(&tree, b"async", b"x".to_vec());
+    let (commits, within) = (store.clone(), tree.clone());
+    let completion = move |_| {
+        let _ = put(&commits, &within, b"within", b"x", Durability::Durable);
+        tells.set(true).unwrap();
+    };
+    store
+        .commit_async(batch, Durability::Durable, completion)
+        .unwrap();
+    put(&store, &tree, b"beside", b"x", Durability::Durable).unwrap();
+    store.close().unwrap();
+    assert!(told.wait());
+}
+
 fn failing() {
     let (disk, store, tree) = start();
     put(&store, &tree, b"before", b"x", Durability::Durable).unwrap();
@@ -458,12 +478,9 @@ fn fill(store: &Store, tree: &Tree, round: u8) {
     store.commit(batch, Durability::Buffered).unwrap();
 }
 
-/// Two readers that miss the same nodes while checkpoints write other nodes into the blocks of
-/// those before: a single read shows what was acknowledged before it, a walk shows one round.
-fn nodes(cache_bytes: u64) {
-    let (_, store, tree) = start_with(cache_bytes);
-    fill(&store, &tree, 1);
-    store.checkpoint().unwrap();
+/// One writes all keys again, a checkpoint behind each round, and one reads: never what is older than
+/// what was acknowledged before.
+fn rewritten_and_read(store: &Store, tree: &Tree) -> [thread::JoinHandle<()>; 2] {
     let acknowledged = Arc::new(AtomicUsize::new(1));
     let writer = {
         let (store, tree) = (store.clone(), tree.clone());
@@ -476,19 +493,27 @@ fn nodes(cache_bytes: u64) {
             }
         })
     };
-    let reader = {
-        let tree = tree.clone();
-        thread::spawn(move || {
-            let mut last = 0;
-            for _ in 0..4 {
-                for key in [0, KEYS - 1] {
-                    let least = acknowledged.load(Ordering::SeqCst).max(last);
-                    last = tree.get(&[key]).unwrap().unwrap()[0].into();
-                    assert!(least <= last, "{last} is read, {least} stands there");
-                }
+    let tree = tree.clone();
+    let reader = thread::spawn(move || {
+        let mut last = 0;
+        for _ in 0..4 {
+            for key in [0, KEYS - 1] {
+                let least = acknowledged.load(Ordering::SeqCst).max(last);
+                last = tree.get(&[key]).unwrap().unwrap()[0].into();
+                assert!(least <= last, "{last} is read, {least} stands there");
             }
-        })
-    };
+        }
+    });
+    [writer, reader]
+}
+
+/// Two readers that miss the same nodes while checkpoints write other nodes into the blocks of
+/// those before: a single read shows what was acknowledged before it, a walk shows one round.
+fn nodes(cache_bytes: u64) {
+    let (_, store, tree) = start_with(cache_bytes);
+    fill(&store, &tree, 1);
+    store.checkpoint().unwrap();
+    let [writer, reader] = rewritten_and_read(&store, &tree);
     let snapshot = store.snapshot();
     let first = snapshot.get(&tree, &[0]).unwrap().unwrap();
     let mut walked = 0;
@@ -514,6 +539,17 @@ fn nodes_kept() {
 /// Hardly any does, while it is held either.
 fn nodes_dropped() {
     nodes(3 << 10);
+}
+
+/// Bases are published while a reader keeps the top of one.
+fn tops() {
+    let (_, store, tree) = start();
+    fill(&store, &tree, 1);
+    store.checkpoint().unwrap();
+    for thread in rewritten_and_read(&store, &tree) {
+        thread.join().unwrap();
+    }
+    store.close().unwrap();
 }
 
 /// Two writers have parts hashed, and the thread that helps ends while they do.
@@ -594,12 +630,14 @@ promises! {
     nobody_waits_for_ever: nobody_waits / 1;
     closing_ends_all_who_wait: closing / 1;
     a_completion_may_close_the_store: closing_in_a_completion / 1;
+    a_completion_may_commit: committing_in_a_completion / 1;
     closing_a_store_that_fails_ends_all_who_wait: closing_poisoned / 1;
     a_failed_flush_is_told_to_all: failing / 1;
     who_covers_a_group_waits_for_no_other: covering / 2;
     a_snapshot_stays_right_while_blocks_are_reused: snapshots / 2;
     a_node_is_its_pointers_whoever_else_reads: nodes_kept / 2;
     a_node_that_left_the_cache_is_read_again: nodes_dropped / 2;
+    a_kept_top_is_its_bases: tops / 2;
     parts_are_hashed_once_and_nobody_waits_for_more: summing / 1;
     who_was_told_of_a_key_finds_it_on_a_walk: walking / 1;
 }
@@ -640,7 +678,7 @@ fn every_planted_fault_is_found() {
         (Fault::Bug(Bug::ReleaseWhileRead), snapshots),
         (Fault::Bug(Bug::ReleaseWhileRead), nodes_dropped),
         (Fault::Race(Race::CacheByBlock), nodes_kept),
-        (Fault::Race(Race::TopOfNewest), nodes_kept),
+        (Fault::Race(Race::TopOfNewest), tops),
         (Fault::Race(Race::ForgetSummed), summing),
         (Fault::Race(Race::WalkUnlinked), walking),
     ];
