@@ -5,6 +5,11 @@
 mod common;
 
 use common::{MemoryDisk, places, rot, small, tiny, value};
+use dmerkle::format::body::{BodyBuilder, BodyRef};
+use dmerkle::format::log_block::{GroupHeader, encode_group};
+use dmerkle::format::record::{BatchWriter, Operation, Replaced};
+use dmerkle::format::superblock::{SUPERBLOCK_BYTES, Superblock};
+use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use engine::io::Disk;
 use engine::world::World;
 use engine::{
@@ -324,4 +329,61 @@ fn a_thread_that_panics_with_the_last_handle_leaves_a_store_that_opens() {
     };
     let value = store.tree(b"t").unwrap().get(b"k").unwrap();
     assert_eq!(value.as_deref(), Some(&b"v"[..]));
+}
+
+/// Its checksums hold, and no store writes such a log: an opening panicked.
+#[test]
+fn a_log_that_names_a_key_twice_in_a_batch_is_refused() {
+    let disk = Arc::new(MemoryDisk::default());
+    let geometry = Geometry::tiny();
+    Store::format_on(disk.as_ref(), &World::real(), &tiny()).unwrap();
+    let open = || Store::open_on(disk.clone(), World::real(), &tiny());
+    let store = open().unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let id = tree.id();
+    durable(&store, &tree, b"a", b"v".to_vec());
+    let block = u64::from(geometry.log_block_bytes);
+    let lsn = Lsn(store.stats().durable_lsn.next_multiple_of(block));
+    store.abandon();
+    drop((tree, store));
+
+    let copies = SUPERBLOCK_OFFSETS.iter().filter_map(|offset| {
+        let mut bytes = vec![0; SUPERBLOCK_BYTES];
+        disk.read(*offset, &mut bytes).unwrap();
+        Superblock::decode(&bytes).ok()
+    });
+    let (newest, _) = copies.max_by_key(|(copy, _)| copy.age()).unwrap();
+    let header = GroupHeader {
+        lsn,
+        incarnation: newest.incarnation,
+        opening: newest.opening,
+        incarnation_start: newest.cut,
+        durable: newest.cut,
+        stamp: newest.generation,
+    };
+    for keys in [[b"k", b"l"], [b"k", b"k"], [b"l", b"k"]] {
+        let mut body = BodyBuilder::new(&[]);
+        body.inline(b"v");
+        let body = body.finish();
+        let mut batch = BatchWriter::new();
+        for key in keys {
+            batch.push(&Operation::Put {
+                tree: id,
+                key,
+                body: BodyRef::decode(&body).unwrap(),
+                replaced: Replaced::Unknown,
+            });
+        }
+        let mut group = vec![0; usize::try_from(block).unwrap()];
+        encode_group(&geometry, newest.nonce, &header, batch.finish(), &mut group);
+        let crafted = disk.copy();
+        crafted.write(geometry.log_offset(lsn), &group).unwrap();
+        let opened = Store::open_on(crafted, World::real(), &tiny());
+        if keys[0] < keys[1] {
+            let tree = opened.unwrap().tree(b"t").unwrap();
+            assert_eq!(tree.count().unwrap(), 3, "this is how it is read");
+        } else {
+            assert!(opened.err().unwrap().is_damage());
+        }
+    }
 }
