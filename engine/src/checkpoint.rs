@@ -16,6 +16,7 @@
 //!   on only writes and flushes are left, and one that fails poisons; so does a node's write before.
 //! - An extent that a superseded operation names and the result does not is retired with it.
 
+mod dropped;
 mod ops;
 
 use crate::core::{Core, Frozen};
@@ -23,7 +24,7 @@ use crate::error::Error;
 use crate::ground::{CheckpointGround, NewNodes};
 use crate::io::AlignedBuf;
 use crate::medium::{Move, Moved};
-use crate::memtable::{Drain, Memtable, Place};
+use crate::memtable::Drain;
 use crate::planted::{self, Bug};
 use crate::state::{Base, State};
 use dmerkle::format::catalog::{CatalogEntry, catalog_key};
@@ -31,13 +32,11 @@ use dmerkle::format::superblock::{RegionTableRef, Slot, Superblock};
 use dmerkle::geometry::SUPERBLOCK_OFFSETS;
 use dmerkle::tree::{Apply, Change, Op as TreeOp, Progress, Root, Settings};
 use dmerkle::{BlockId, Generation, Geometry, Lsn, Run, TreeId};
+use dropped::delete_op;
 use ops::{Bytes, Ops};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// Entries of a dropped tree that one checkpoint removes.
-const TRUNCATE_ENTRIES: usize = 4096;
 
 /// What a checkpoint took out of the tree, until the last reason to keep it is gone.
 #[derive(Debug)]
@@ -129,12 +128,6 @@ impl Checkpointer {
         (&self.superblock, self.slot)
     }
 
-    /// Whether dropped trees still have entries that can be removed, as far as is known.
-    pub(crate) fn has_hidden(&self) -> bool {
-        let mut hidden = self.catalog.iter().filter(|(_, entry)| entry.dropped);
-        hidden.any(|(tree, _)| !self.given_up.contains(tree))
-    }
-
     /// Whether a checkpoint is under way.
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
@@ -181,13 +174,6 @@ impl Checkpointer {
                 Ok(Stepped::More)
             }
         }
-    }
-
-    /// The tree that is being applied to, if it was dropped.
-    fn dropped_one(&self, core: &Core) -> Option<TreeId> {
-        let (tree, _) = self.running.as_ref()?.applying.as_ref()?;
-        let gone = *tree != TreeId::CATALOG && core.directory.name_of(*tree).is_none();
-        gone.then_some(*tree)
     }
 
     fn begin(&mut self, core: &Arc<Core>) -> Result<(), Error> {
@@ -243,44 +229,6 @@ impl Checkpointer {
             superblock: None,
         }));
         Ok(())
-    }
-
-    /// If operations are pending of a tree that is given up: the runs of all that is superseded, and
-    /// theirs, less what the base reaches (that is retired where its entry goes, or stays taken) and
-    /// what later operations have kept (that is let go with them).
-    fn let_go(&self, core: &Arc<Core>, table: &Memtable) -> Result<Option<Vec<Run>>, Error> {
-        let geometry = &core.identity.geometry;
-        let gone = |place: &Place| self.given_up.contains(&table.key(*place).tree);
-        let mut places = table.places().filter(gone).peekable();
-        if self.given_up.is_empty() || places.peek().is_none() {
-            return Ok(None);
-        }
-        // The drop may be newer than the memtable, and no crash may find the tree without them.
-        let changed = {
-            // Under it a change is made and noted.
-            let _queue = core.queue.lock();
-            core.directory.last_change()
-        };
-        core.flush_log_to(changed)?;
-        let named = |table: &Memtable, place| {
-            let runs = table.versions(place).flat_map(|op| op.runs(geometry));
-            runs.collect::<Vec<_>>()
-        };
-        let mut runs = table.superseded();
-        runs.extend(places.flat_map(|place| named(table, place)));
-        // Nothing of a dropped tree joins any more.
-        let state = core.state.load();
-        let mut kept: HashSet<Run> = state.active.superseded().into_iter().collect();
-        let newer = state.active.places();
-        let newer = newer.filter(|place| self.given_up.contains(&state.active.key(*place).tree));
-        kept.extend(newer.flat_map(|place| named(&state.active, place)));
-        let mut left = Vec::new();
-        for run in runs {
-            if !kept.contains(&run) && !core.space.is_reached(core.disk.as_ref(), run)? {
-                left.push(run);
-            }
-        }
-        Ok(Some(left))
     }
 
     /// Gives the blocks of a failed checkpoint back; the frozen memtable waits for the next one.
@@ -467,40 +415,6 @@ impl Running {
         }
     }
 
-    /// Chooses what to remove from trees that earlier checkpoints hid.
-    fn choose_truncations(
-        &mut self,
-        core: &Arc<Core>,
-        given_up: &mut BTreeSet<TreeId>,
-    ) -> Result<(), Error> {
-        let mut left = TRUNCATE_ENTRIES;
-        let hidden: Vec<TreeId> = self
-            .catalog
-            .iter()
-            .filter(|(tree, entry)| entry.dropped && !given_up.contains(tree))
-            .map(|(tree, _)| *tree)
-            .collect();
-        for tree in hidden {
-            let root = self.trees.get(&tree).copied().unwrap_or(Root::EMPTY);
-            let keys = match core.first_keys(tree, &root, left) {
-                Err(error) if error.is_damage() => {
-                    given_up.insert(tree);
-                    continue;
-                }
-                keys => keys?,
-            };
-            left -= keys.len();
-            if !keys.is_empty() {
-                let ops: Vec<_> = keys.into_iter().map(delete_op).collect();
-                self.todo.push_back((tree, Ops::Listed(ops.into_iter())));
-            }
-            if left == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// Brings the catalog up to date with the new roots, and lists what changes in it.
     fn begin_catalog(&mut self, before: &BTreeMap<TreeId, CatalogEntry>) {
         for tree in &self.frozen.changes.dropped {
@@ -652,14 +566,6 @@ impl Running {
         drop(queue);
         drop(state);
         core.cache.forget(&self.ground.retired_nodes);
-    }
-}
-
-fn delete_op(key: Vec<u8>) -> TreeOp<Bytes, Bytes> {
-    TreeOp {
-        key: Bytes::Own(key),
-        change: Change::Delete,
-        fingerprint: None,
     }
 }
 
