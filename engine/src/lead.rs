@@ -12,9 +12,10 @@
 //!   what it is. That end counts blocks, not batches: else a rotten empty group, flushed long ago,
 //!   would pass for a torn tail, and what was acknowledged behind it for never written.
 //! - A completion is its caller's code: it may commit, wait for room, or drop the last handle of the
-//!   store. So it runs on no thread that others wait for and under no lock of the store: leaders, who
-//!   may be checkpoints, leave it to the log thread, and without threads to whoever called the store,
-//!   once that gave the checkpointer's lock back.
+//!   store. So it runs under no lock of the store: leaders, who may be checkpoints, leave it to the log
+//!   thread, and without threads to whoever called the store, once that gave the checkpointer's lock
+//!   back. The log thread leads nothing meanwhile: what is committed within a completion leads itself,
+//!   and others who wait then wait as long as it takes.
 //! - A failure poisons, and is told to all who wait, those who joined meanwhile included.
 
 use crate::core::{Core, Joined};

@@ -8,13 +8,14 @@
 //! - at each level above, the branch over it and the one that is split off;
 //! - once per changed tree the same in the catalog.
 //!
-//! Together it is no more than all leaves, which take up to a fifteenth more when they are cut anew, and
-//! the branches that can stand above them. What is new comes on top, with room as leaves are filled.
+//! Together it is no more than all leaves, which take up to a fifteenth more when they are cut anew
+//! (tried on patterns by hand, not proved), and the branches that can stand above them. What is new
+//! comes on top, with room as leaves are filled.
 //!
-//! Three things are not covered. Trees that are created and dropped count for nothing but a path of the
-//! catalog. Leaves of more than the ordinary order are rewritten whole for an operation beside their
-//! one entry. And where entries of more than a sixteenth of a leaf lie, joining
-//! two leaves may give three full ones.
+//! Three things are not covered. Trees that are created and dropped count for nothing but a path of
+//! the catalog. Leaves of more than the ordinary order are rewritten whole for an operation beside
+//! their one entry. And where entries of more than a sixteenth of a leaf lie, joining two leaves may
+//! give three full ones.
 
 use dmerkle::Geometry;
 

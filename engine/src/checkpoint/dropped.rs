@@ -42,10 +42,13 @@ impl Checkpointer {
         core: &Arc<Core>,
         table: &Memtable,
     ) -> Result<Option<Vec<Run>>, Error> {
+        if self.given_up.is_empty() {
+            return Ok(None);
+        }
         let geometry = &core.identity.geometry;
         let gone = |place: &Place| self.given_up.contains(&table.key(*place).tree);
         let mut places = table.places().filter(gone).peekable();
-        if self.given_up.is_empty() || places.peek().is_none() {
+        if places.peek().is_none() {
             return Ok(None);
         }
         // The drop may be newer than the memtable, and no crash may find the tree without them.
