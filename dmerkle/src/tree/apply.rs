@@ -13,6 +13,8 @@
 //!   frame's `next` has gone to the packer.
 //! - Every opened node is retired once, and every extent that an operation drops.
 
+mod backlog;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use crate::tree::node::Node;
 use crate::tree::pack::{Packer, Settings};
 use crate::tree::pending::Limits;
 use crate::types::Sum;
+use backlog::Backlog;
 
 /// How many operations are looked at ahead, to name the nodes that they will need.
 const AHEAD_MAX: usize = 4096;
@@ -504,25 +507,33 @@ where
         let first = ahead.partition_point(|op| op.key.as_ref() < node.low());
         let mut ops = ahead.range(first..).peekable();
         let mut pointers: Vec<Pointer> = Vec::new();
+        let mut backlog = Backlog::new(limits);
         while let Some(op) = ops.next()
             && node.high().is_none_or(|high| op.key.as_ref() < high)
             && pointers.len() < PREFETCH_MAX
         {
             let (index, pointer) = node.child_for(op.key.as_ref());
-            let mut bytes = pointer.logical_bytes as usize + op.bytes();
-            while let Some(op) = ops.next_if(|op| !node.child_ends_by(index, op.key.as_ref())) {
-                bytes += op.bytes();
-            }
             pointers.push(pointer);
-            let neighbour = index + 1;
-            let is_next = ops
-                .peek()
-                .is_some_and(|op| !node.child_ends_by(neighbour, op.key.as_ref()));
-            if node.level() == 1 && neighbour < node.count() && !is_next {
-                let neighbour = node.child_pointer(neighbour);
-                if limits.join(bytes, neighbour.logical_bytes as usize) {
-                    pointers.push(neighbour);
+            backlog.leaf(index, pointer.logical_bytes as usize);
+            backlog.op(op.bytes());
+            while let Some(op) = ops.next_if(|op| !node.child_ends_by(index, op.key.as_ref())) {
+                backlog.op(op.bytes());
+            }
+            let mut neighbour = index + 1;
+            while node.level() == 1
+                && neighbour < node.count()
+                && ops
+                    .peek()
+                    .is_none_or(|op| node.child_ends_by(neighbour, op.key.as_ref()))
+            {
+                let pointer = node.child_pointer(neighbour);
+                let bytes = pointer.logical_bytes as usize;
+                if !backlog.may_want(bytes) {
+                    break;
                 }
+                pointers.push(pointer);
+                backlog.leaf(neighbour, bytes);
+                neighbour += 1;
             }
         }
         if !pointers.is_empty() {
