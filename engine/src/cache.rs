@@ -33,6 +33,8 @@ pub(crate) struct NodeCache {
     nodes: Cache<Key, Arc<CachedNode>, ByBytes>,
     /// Lookups that were only to say that a node is wanted, and whether it was there.
     said: [AtomicU64; 2],
+    /// Bytes that it may hold.
+    held: AtomicU64,
 }
 
 impl NodeCache {
@@ -43,6 +45,7 @@ impl NodeCache {
         Self {
             nodes: Cache::with_weighter(nodes, bytes, ByBytes),
             said: Default::default(),
+            held: AtomicU64::new(bytes),
         }
     }
 
@@ -80,6 +83,23 @@ impl NodeCache {
 
     pub(crate) fn bytes(&self) -> u64 {
         self.nodes.weight()
+    }
+
+    /// Holds no more than so many bytes from now on. Who calls has the checkpointer.
+    pub(crate) fn hold(&self, bytes: u64) {
+        if self.held.swap(bytes, Ordering::Relaxed) != bytes {
+            self.nodes.set_capacity(bytes);
+        }
+    }
+
+    /// How many that are.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// How often somebody has asked for a node.
+    pub(crate) fn lookups(&self) -> u64 {
+        self.hits() + self.misses()
     }
 
     pub(crate) fn hits(&self) -> u64 {

@@ -565,6 +565,7 @@ impl Running {
         core.moved.notify_all();
         drop(queue);
         drop(state);
+        core.cache.hold(core.memory.cache_bytes());
         core.cache.forget(&self.ground.retired_nodes);
     }
 }

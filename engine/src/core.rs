@@ -10,6 +10,7 @@ use crate::directory::{Changes, Directory};
 use crate::error::Error;
 use crate::io::{Disk, IoPool, Writes};
 use crate::medium::Owed;
+use crate::memory::{Filled, Memory};
 use crate::memtable::{Key, Memtable, OpRef};
 use crate::options::{Durability, Options};
 use crate::pins::Pins;
@@ -222,6 +223,8 @@ pub(crate) struct Core {
     pub(crate) pins: Pins,
     pub(crate) directory: Directory,
     pub(crate) cache: NodeCache,
+    /// How much of it is the cache's.
+    pub(crate) memory: Memory,
     pub(crate) checkpointer: Mutex<Checkpointer>,
     /// What checkpoints took out of the tree and nobody may reuse yet, oldest first.
     pub(crate) retired: Mutex<VecDeque<Retired>>,
@@ -271,9 +274,11 @@ impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let registry = Registry::default();
         registry.publish(&parts.state);
+        let memory = Memory::new(&parts.options);
         Arc::new(Self {
             number: NEXT_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            cache: NodeCache::new(parts.options.cache_bytes),
+            cache: NodeCache::new(memory.cache_bytes()),
+            memory,
             turnover: Turnover::new(&parts.identity.geometry),
             visible: AtomicU64::new(parts.queue.issued.0),
             disk: parts.disk,
@@ -568,7 +573,7 @@ impl Core {
             return;
         }
         let state = self.state.load();
-        let budget = self.options.memtable_bytes.max(1);
+        let budget = self.memory.memtable_bytes().max(1);
         let memtable = if state.frozen.is_some() {
             state.active.bytes() * 100 / budget
         } else {
@@ -584,7 +589,7 @@ impl Core {
     /// Whether the active memtable has no room until the frozen one is checkpointed.
     fn memtable_is_full(&self) -> bool {
         let state = self.state.load();
-        let budget = self.options.memtable_bytes;
+        let budget = self.memory.memtable_bytes();
         state.active.bytes() > budget
             && (state.frozen.is_some() || state.active.bytes() > budget + budget / 4)
     }
@@ -598,7 +603,7 @@ impl Core {
     /// Whether ring, memtable or the values that a checkpoint would let go want one.
     pub(crate) fn checkpoint_presses(&self, queue: &Queue, state: &State) -> bool {
         queue.used() * 5 > self.identity.geometry.ring_bytes * 2
-            || state.active.bytes() > self.options.memtable_bytes
+            || state.active.bytes() > self.memory.memtable_bytes()
             || self.turnover.is_due(state.active.extent_units())
     }
 
@@ -639,12 +644,28 @@ impl Core {
         self.registry.publish(&next);
         self.state.store(next);
         self.owed.freeze();
-        Frozen {
+        let frozen = Frozen {
             memtable: Arc::clone(&state.active),
             log_start,
             newest: queue.issued,
             changes: self.directory.take_changes(),
-        }
+        };
+        drop(queue);
+        self.share_memory(&frozen.memtable);
+        frozen
+    }
+
+    /// Decides who has the memory now that a memtable is full. The cache gives up at once what the
+    /// next may have, and gets it back once this one is gone.
+    fn share_memory(&self, frozen: &Memtable) {
+        self.memory.decide(Filled {
+            bytes: frozen.bytes(),
+            ops: frozen.ops(),
+            node_bytes: self.node_units.load(Ordering::Relaxed) * self.identity.geometry.unit(),
+            lookups: self.cache.lookups(),
+        });
+        self.cache
+            .hold(self.memory.cache_bytes().min(self.cache.held()));
     }
 }
 

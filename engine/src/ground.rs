@@ -187,17 +187,8 @@ impl NewNodes {
 
 /// Neighbours as one write.
 fn joined(nodes: &[(u64, Vec<u8>)]) -> (u64, AlignedBuf) {
-    let [(offset, first), rest @ ..] = nodes else {
-        return (0, AlignedBuf::default());
-    };
-    if rest.is_empty() {
-        return (*offset, AlignedBuf::copy_of(first));
-    }
-    let mut write = AlignedBuf::zeroed(nodes.iter().map(|(_, node)| node.len()).sum());
-    let mut at = 0;
-    for (_, node) in nodes {
-        write[at..at + node.len()].copy_from_slice(node);
-        at += node.len();
-    }
-    (*offset, write)
+    let bytes = || nodes.iter().map(|(_, node)| node.as_slice());
+    let offset = nodes.first().map_or(0, |(offset, _)| *offset);
+    let len = bytes().map(<[u8]>::len).sum();
+    (offset, AlignedBuf::padded_join(bytes(), len))
 }

@@ -85,6 +85,7 @@ pub mod io;
 mod lead;
 mod many;
 mod medium;
+mod memory;
 mod memtable;
 mod options;
 mod pins;

@@ -230,6 +230,12 @@ fn is_due(core: &Arc<Core>, last_ms: u64, at_rest: bool) -> bool {
         return true;
     }
     drop(queue);
+    if core
+        .memory
+        .is_missed(state.active.ops(), core.cache.lookups())
+    {
+        return true;
+    }
     if state.active.is_empty() && state.frozen.is_none() && !core.directory.has_changes() {
         let checkpointer = core.checkpointer.lock();
         if !checkpointer.has_hidden() {

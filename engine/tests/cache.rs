@@ -7,6 +7,7 @@ mod common;
 use common::{folder, small, value};
 use engine::{Durability, Options, Store, Tree};
 use std::path::Path;
+use std::time::Duration;
 
 const KEYS: u32 = 12_000;
 
@@ -103,4 +104,48 @@ fn what_is_read_most_stays_in_a_small_cache_whatever_checkpoints_write() {
     read_hot();
     let missed = store.stats().cache_misses - between.cache_misses;
     assert!(missed <= 12, "{missed} of 20 leaves were read again");
+}
+
+/// In order a load touches few leaves; in none it touches nearly all.
+#[test]
+fn a_load_has_the_memory_until_somebody_reads() {
+    let (_dir, path) = folder();
+    let options = Options {
+        cache_bytes: 2 << 20,
+        memtable_bytes: 256 << 10,
+        log_bytes: 64 << 20,
+        ..small()
+    };
+    let store = Store::create(&path, &options).unwrap();
+    let tree = store.create_tree(b"t").unwrap();
+    let both = options.cache_bytes + options.memtable_bytes / 4 * 9;
+    let mut largest = 0;
+    for number in 0..100_000 {
+        let mut batch = store.batch();
+        batch.put(&tree, &key(number), value(number, 100));
+        store.commit(batch, Durability::Buffered).unwrap();
+        let stats = store.stats();
+        largest = largest.max(stats.memtable_bytes);
+        let memory = stats.cache_bytes + stats.memtable_bytes;
+        assert!(memory <= both + (100 << 10), "{memory} of {both}");
+    }
+    assert!(store.stats().allocated_bytes > 5 * options.cache_bytes);
+    assert!(
+        largest > 4 * options.memtable_bytes,
+        "{largest}: all that they had before"
+    );
+
+    let reads = |count: u32| {
+        for number in 0..count {
+            assert_eq!(tree.get(&key(number)).unwrap(), Some(value(number, 100)));
+        }
+    };
+    for _ in 0..1000 {
+        reads(2000);
+        if store.stats().cache_bytes * 2 > options.cache_bytes {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the cache stays small: {:?}", store.stats());
 }

@@ -63,22 +63,40 @@ impl AlignedBuf {
     /// # Panics
     /// Panics if `len` is less than there are bytes.
     pub fn padded_copy(bytes: &[u8], len: usize) -> Self {
-        assert!(bytes.len() <= len, "the copy is no shorter");
+        Self::padded_join([bytes], len)
+    }
+
+    /// Copies of `parts`, one behind the other, and zeros behind them up to `len`.
+    ///
+    /// # Panics
+    /// Panics if `len` is less than there are bytes.
+    pub fn padded_join<'a>(parts: impl IntoIterator<Item = &'a [u8]>, len: usize) -> Self {
         if len == 0 {
+            let mut parts = parts.into_iter();
+            assert!(parts.all(<[u8]>::is_empty), "the copy is no shorter");
             return Self::default();
         }
         let (start, source) = take(len);
-        // SAFETY: both ends have `bytes.len() <= len` bytes, and new memory overlaps no other.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start.as_ptr(), bytes.len()) };
-        // SAFETY: `bytes.len() <= len`, so this is within the allocation or at its end.
-        let rest = unsafe { start.as_ptr().add(bytes.len()) };
-        // SAFETY: the allocation has so many bytes behind `rest`. Now all are initialised.
-        unsafe { rest.write_bytes(0, len - bytes.len()) };
-        Self {
+        // Gives the memory back if a part is too long.
+        let copy = Self {
             bytes: start,
             len,
             source,
+        };
+        let mut at = 0;
+        for part in parts {
+            assert!(part.len() <= len - at, "the copy is no shorter");
+            // SAFETY: `at` is within the allocation or at its end.
+            let to = unsafe { start.as_ptr().add(at) };
+            // SAFETY: so many bytes are left behind `to`, and new memory overlaps no other.
+            unsafe { ptr::copy_nonoverlapping(part.as_ptr(), to, part.len()) };
+            at += part.len();
         }
+        // SAFETY: as above.
+        let rest = unsafe { start.as_ptr().add(at) };
+        // SAFETY: the allocation has so many bytes behind `rest`. Now all are initialised.
+        unsafe { rest.write_bytes(0, len - at) };
+        copy
     }
 
     /// Whether `bytes` begin where direct I/O with `alignment` accepts it.
@@ -196,6 +214,21 @@ mod tests {
         assert!(buf[..5000].iter().all(|&byte| byte == 7));
         assert!(buf[5000..].iter().all(|&byte| byte == 0));
         assert_eq!(buf.len(), 8192);
+    }
+
+    #[test]
+    fn joined_parts_stand_one_behind_the_other() {
+        let parts = [&[1; 5000][..], &[], &[2; 3000]];
+        let buf = AlignedBuf::padded_join(parts, 9000);
+        assert!(buf[..8000] == parts.concat());
+        assert!(buf[8000..] == [0; 1000]);
+        assert!(AlignedBuf::padded_join([&[][..]], 0).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "the copy is no shorter")]
+    fn parts_that_are_too_long_together_are_refused() {
+        AlignedBuf::padded_join([&[1; 5000][..], &[2; 3193]], 8192);
     }
 
     /// Filled by one thread, read by two at a time, given back by a third: of every size that a

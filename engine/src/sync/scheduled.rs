@@ -200,12 +200,12 @@ impl<T> ArcSwap<T> {
 pub(crate) struct Cache<K, V, W> {
     /// Never held across a point of the schedule.
     held: std::sync::Mutex<Held<K, V>>,
-    weight_max: u64,
     weighter: W,
     point: atomic::AtomicBool,
 }
 
 struct Held<K, V> {
+    weight_max: u64,
     entries: VecDeque<(K, V, u64)>,
     hits: u64,
     misses: u64,
@@ -215,11 +215,11 @@ impl<K: Eq, V: Clone, W: Weighter<K, V>> Cache<K, V, W> {
     pub(crate) fn with_weighter(_items: usize, weight_max: u64, weighter: W) -> Self {
         Self {
             held: std::sync::Mutex::new(Held {
+                weight_max,
                 entries: VecDeque::new(),
                 hits: 0,
                 misses: 0,
             }),
-            weight_max,
             weighter,
             point: atomic::AtomicBool::new(false),
         }
@@ -254,9 +254,14 @@ impl<K: Eq, V: Clone, W: Weighter<K, V>> Cache<K, V, W> {
         let mut held = self.held();
         held.entries.retain(|(other, ..)| *other != key);
         held.entries.push_back((key, value, weight));
-        while held.weight() > self.weight_max {
-            held.entries.pop_front();
-        }
+        held.fit();
+    }
+
+    pub(crate) fn set_capacity(&self, weight_max: u64) {
+        self.point.load(atomic::Ordering::SeqCst);
+        let mut held = self.held();
+        held.weight_max = weight_max;
+        held.fit();
     }
 
     pub(crate) fn remove(&self, key: &K) {
@@ -278,6 +283,12 @@ impl<K: Eq, V: Clone, W: Weighter<K, V>> Cache<K, V, W> {
 }
 
 impl<K, V> Held<K, V> {
+    fn fit(&mut self) {
+        while self.weight() > self.weight_max {
+            self.entries.pop_front();
+        }
+    }
+
     fn weight(&self) -> u64 {
         self.entries.iter().map(|(.., weight)| weight).sum()
     }
