@@ -20,7 +20,7 @@ use dmerkle::format::pointer::Pointer;
 use dmerkle::tree::{
     Cursor, Direction, Position, Range as KeyRange, RangeSummary, Root, Source, Split,
 };
-use dmerkle::{Sum, Summary, TreeId};
+use dmerkle::{Geometry, Sum, Summary, TreeId};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 /// Nodes that a walk asks for at once when it needs a second leaf, and when it has gone on for long:
 /// each time they are used up it asks for twice as many. A short walk reads little in vain, and a
-/// long one waits for the disk once for many.
+/// long one waits for the disk once for many. Of smaller leaves than usual it asks for more.
 const AHEAD_FIRST: usize = 4;
 const AHEAD_MAX: usize = 32;
 
@@ -163,7 +163,10 @@ impl Range {
             self.asked = match self.asked {
                 None => Some(0),
                 Some(0) => {
-                    self.ahead = (2 * self.ahead).clamp(AHEAD_FIRST, AHEAD_MAX);
+                    let order = core.identity.geometry.leaf_order;
+                    let smaller = Geometry::default().leaf_order.saturating_sub(order);
+                    let (first, most) = (AHEAD_FIRST << smaller, AHEAD_MAX << smaller);
+                    self.ahead = (2 * self.ahead).clamp(first, most);
                     self.read_ahead(&core, pointer);
                     Some(self.ahead - 1)
                 }
