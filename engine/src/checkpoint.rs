@@ -565,6 +565,8 @@ impl Running {
         core.moved.notify_all();
         drop(queue);
         drop(state);
+        let ops = self.frozen.memtable.ops();
+        core.memory.learn(ops, self.ground.retired_nodes.len());
         core.cache.hold(core.memory.cache_bytes());
         core.cache.forget(&self.ground.retired_nodes);
     }

@@ -274,10 +274,13 @@ impl Core {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let registry = Registry::default();
         registry.publish(&parts.state);
-        let memory = Memory::new(&parts.options);
+        let replayed = parts.state.active.bytes();
+        let memory = Memory::new(&parts.options, &parts.identity.geometry, replayed);
+        let cache = NodeCache::new(memory.cache_bytes_max());
+        cache.hold(memory.cache_bytes());
         Arc::new(Self {
             number: NEXT_NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            cache: NodeCache::new(memory.cache_bytes()),
+            cache,
             memory,
             turnover: Turnover::new(&parts.identity.geometry),
             visible: AtomicU64::new(parts.queue.issued.0),
@@ -630,7 +633,9 @@ impl Core {
     /// the log is the next base's.
     pub(crate) fn freeze(&self) -> Frozen {
         // Made before anybody has to wait for it. Who freezes is one, so the active one stays.
-        let successor = Arc::new(self.state.load().active.successor());
+        let active = Arc::clone(&self.state.load().active);
+        self.share_memory(&active);
+        let successor = Arc::new(active.successor(self.memory.memtable_bytes()));
         let mut queue = self.queue.lock();
         queue.close_open();
         let log_start = queue.head();
@@ -644,28 +649,28 @@ impl Core {
         self.registry.publish(&next);
         self.state.store(next);
         self.owed.freeze();
-        let frozen = Frozen {
+        Frozen {
             memtable: Arc::clone(&state.active),
             log_start,
             newest: queue.issued,
             changes: self.directory.take_changes(),
-        };
-        drop(queue);
-        self.share_memory(&frozen.memtable);
-        frozen
+        }
     }
 
-    /// Decides who has the memory now that a memtable is full. The cache gives up at once what the
-    /// next may have, and gets it back once this one is gone.
-    fn share_memory(&self, frozen: &Memtable) {
-        self.memory.decide(Filled {
-            bytes: frozen.bytes(),
-            ops: frozen.ops(),
+    /// Decides who has the memory once this memtable is frozen. The cache gives up at once what the
+    /// next one may have, and gets it back when this one is gone.
+    fn share_memory(&self, filled: &Memtable) {
+        let ring = self.identity.geometry.ring_bytes;
+        let filled = Filled {
+            bytes: filled.bytes(),
+            ops: filled.ops(),
+            log_bytes: self.queue.lock().used(),
+            log_bytes_due: ring / 5 * 2,
             node_bytes: self.node_units.load(Ordering::Relaxed) * self.identity.geometry.unit(),
             lookups: self.cache.lookups(),
-        });
-        self.cache
-            .hold(self.memory.cache_bytes().min(self.cache.held()));
+        };
+        let hold = |bytes: u64| self.cache.hold(bytes.min(self.cache.held()));
+        self.memory.decide(filled, hold);
     }
 }
 

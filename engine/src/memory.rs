@@ -8,29 +8,46 @@
 //!
 //! Invariants:
 //! - Cache and memtables (two and a quarter, see [`Options::memtable_bytes`]) never have more than
-//!   they were given together: the cache grows again once a checkpoint has let go of the larger
-//!   memtable.
+//!   they were given together, but for what a recovery finds: the cache gives up before memtables
+//!   take, and gets back once a checkpoint has let go of the larger memtable.
+//! - Nothing is lent that would not be used: by operations in order, by a log that has no room for
+//!   them, or to a single memtable's worth. A warm cache is worth more than that.
 //! - It is decided where memtables are frozen, by what was asked for since the last time. Readers
 //!   who come later ask for a checkpoint ([`Memory::is_missed`]).
 //! - Nothing but speed depends on it.
 
+use crate::io::gives_back;
 use crate::options::Options;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use dmerkle::Geometry;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// While it loads, a store's cache has this part of its bytes. A power of two: the cache's own
+/// The parts of its bytes that the cache may be left with, smallest first. Powers of two: its own
 /// limits are scaled with it, and come back to what they were.
-const PART: u64 = 8;
+const PARTS: [u64; 3] = [8, 4, 2];
 
 /// So many operations for each node that somebody asks for are a load.
 const OPS_PER_LOOKUP: u64 = 16;
+
+/// Operations that change fewer nodes than one of so many are in order, or are many for each.
+const OPS_PER_NODE: u64 = 4;
+
+/// Memtables in a row that have filled up with a load.
+const FULL_MIN: u32 = 2;
 
 /// What decides, and what was decided last.
 pub(crate) struct Memory {
     cache_bytes: u64,
     memtable_bytes: u64,
-    loads: AtomicBool,
+    /// Whether what the cache gives up goes back to the system.
+    lends: bool,
+    /// The cache has one of so many parts of its bytes.
+    part: AtomicU64,
     /// Nodes that had been asked for when memtables were last frozen.
     lookups: AtomicU64,
+    /// Whether the last checkpoint changed a node for every few operations.
+    scattered: AtomicBool,
+    /// Memtables in a row that a load has filled.
+    full: AtomicU32,
 }
 
 /// What a memtable has become when it is frozen, and what it stands on.
@@ -38,6 +55,10 @@ pub(crate) struct Memory {
 pub(crate) struct Filled {
     pub(crate) bytes: u64,
     pub(crate) ops: u64,
+    /// Bytes of the log that its operations take.
+    pub(crate) log_bytes: u64,
+    /// Bytes of the log that make a checkpoint due.
+    pub(crate) log_bytes_due: u64,
     /// Bytes of all trees' nodes.
     pub(crate) node_bytes: u64,
     /// Nodes that readers have asked for since the store was opened.
@@ -45,8 +66,11 @@ pub(crate) struct Filled {
 }
 
 impl Memory {
-    pub(crate) fn new(options: &Options) -> Self {
+    /// Of a store whose recovery has put `replayed_bytes` into its memtable.
+    pub(crate) fn new(options: &Options, geometry: &Geometry, replayed_bytes: u64) -> Self {
         let bytes = options.cache_bytes;
+        // A load that was lent memory was cut off: its memtable has that until the next one.
+        let was_lent = replayed_bytes / 9 * 4 > options.memtable_bytes;
         Self {
             // So that its parts divide without a rest among the cache's own.
             cache_bytes: if bytes < 1 << 20 {
@@ -55,41 +79,77 @@ impl Memory {
                 bytes & !0xffff
             },
             memtable_bytes: options.memtable_bytes,
-            loads: AtomicBool::new(false),
+            lends: gives_back(geometry.unit() << geometry.leaf_order),
+            part: AtomicU64::new(if was_lent { PARTS[0] } else { 1 }),
             lookups: AtomicU64::new(0),
+            scattered: AtomicBool::new(false),
+            full: AtomicU32::new(0),
         }
     }
 
-    fn loads(&self) -> bool {
-        self.loads.load(Ordering::Relaxed)
+    /// Bytes of nodes that the cache may hold where nothing is lent.
+    pub(crate) fn cache_bytes_max(&self) -> u64 {
+        self.cache_bytes
     }
 
     /// Bytes of nodes that the cache may hold.
     pub(crate) fn cache_bytes(&self) -> u64 {
-        self.cache_bytes / if self.loads() { PART } else { 1 }
+        self.cache_bytes / self.part.load(Ordering::Relaxed)
     }
 
     /// Bytes of newer operations that make a checkpoint due.
     pub(crate) fn memtable_bytes(&self) -> u64 {
-        let lent = self.cache_bytes - self.cache_bytes();
+        self.memtable_bytes_with(self.part.load(Ordering::Relaxed))
+    }
+
+    fn memtable_bytes_with(&self, part: u64) -> u64 {
+        let lent = self.cache_bytes - self.cache_bytes / part;
         self.memtable_bytes + lent / 9 * 4
     }
 
-    /// A memtable is frozen: decides for the next.
-    pub(crate) fn decide(&self, filled: Filled) {
+    /// A memtable is frozen: decides for the next one. `hold` has the cache hold no more than so many
+    /// bytes.
+    pub(crate) fn decide(&self, filled: Filled, hold: impl FnOnce(u64)) {
+        let part = self.part_for(filled);
+        hold(self.cache_bytes / part);
+        self.part.store(part, Ordering::Relaxed);
+    }
+
+    fn part_for(&self, filled: Filled) -> u64 {
         let before = self.lookups.swap(filled.lookups, Ordering::Relaxed);
         let asked = filled.lookups.saturating_sub(before);
         let loads = filled.bytes >= self.memtable_bytes
+            // What a recovery found may be more than a load fills.
+            && filled.bytes / 3 * 2 <= self.memtable_bytes()
             && filled.node_bytes > self.cache_bytes
-            && asked < filled.ops / OPS_PER_LOOKUP;
-        self.loads.store(loads, Ordering::Relaxed);
+            && asked < filled.ops / OPS_PER_LOOKUP
+            && self.scattered.load(Ordering::Relaxed);
+        let full = if loads {
+            self.full.load(Ordering::Relaxed).saturating_add(1)
+        } else {
+            0
+        };
+        self.full.store(full, Ordering::Relaxed);
+        if !self.lends || full < FULL_MIN {
+            return 1;
+        }
+        let bytes_due = u128::from(filled.bytes) * u128::from(filled.log_bytes_due)
+            / u128::from(filled.log_bytes.max(1));
+        let fits = |part: &u64| u128::from(self.memtable_bytes_with(*part)) <= bytes_due;
+        PARTS.into_iter().find(fits).unwrap_or(1)
+    }
+
+    /// A checkpoint of `ops` operations has replaced so many nodes.
+    pub(crate) fn learn(&self, ops: u64, nodes: usize) {
+        let scattered = nodes as u64 > ops / OPS_PER_NODE;
+        self.scattered.store(scattered, Ordering::Relaxed);
     }
 
     /// Whether readers have come who miss the cache, beside `ops` operations since memtables were
     /// frozen.
     pub(crate) fn is_missed(&self, ops: u64, lookups: u64) -> bool {
         let asked = lookups.saturating_sub(self.lookups.load(Ordering::Relaxed));
-        self.loads() && asked > ops.max(1000) / OPS_PER_LOOKUP
+        self.part.load(Ordering::Relaxed) > 1 && asked > ops.max(1000) / OPS_PER_LOOKUP
     }
 }
 
@@ -103,35 +163,50 @@ mod tests {
     const LOADED: Filled = Filled {
         bytes: MEMTABLE,
         ops: 16_000,
+        log_bytes: MEMTABLE,
+        log_bytes_due: 1 << 30,
         node_bytes: CACHE + 1,
         lookups: 0,
     };
 
-    fn memory() -> Memory {
-        Memory::new(&Options {
+    fn memory_after(replayed_bytes: u64) -> Memory {
+        let options = Options {
             cache_bytes: CACHE,
             memtable_bytes: MEMTABLE,
             ..Options::default()
-        })
+        };
+        Memory::new(&options, &Geometry::default(), replayed_bytes)
+    }
+
+    /// One whose last checkpoint changed a node for every operation.
+    fn memory() -> Memory {
+        let memory = memory_after(0);
+        memory.learn(16_000, 16_000);
+        memory
+    }
+
+    impl Memory {
+        /// The part that the cache is left with.
+        fn decided(&self, filled: Filled) -> u64 {
+            self.decide(filled, |bytes| assert!(bytes <= CACHE));
+            CACHE / self.cache_bytes()
+        }
     }
 
     #[test]
-    fn what_both_have_together_stays_the_same() {
+    fn what_both_have_together_stays_the_same_and_the_cache_gives_first() {
         let memory = memory();
         let both = || memory.cache_bytes() + memory.memtable_bytes() / 4 * 9;
-        assert_eq!(
-            (memory.cache_bytes(), memory.memtable_bytes()),
-            (CACHE, MEMTABLE)
-        );
+        assert_eq!(memory.memtable_bytes(), MEMTABLE);
         let before = both();
-        memory.decide(LOADED);
+        assert_eq!(memory.decided(LOADED), 1);
+        memory.decide(LOADED, |bytes| {
+            assert_eq!(bytes, CACHE / 8);
+            assert_eq!(memory.memtable_bytes(), MEMTABLE, "nobody has taken yet");
+        });
         assert_eq!(memory.cache_bytes(), CACHE / 8);
         assert!(memory.memtable_bytes() > 4 * MEMTABLE);
-        assert!(
-            both() <= before && before - both() < 100,
-            "{} {before}",
-            both()
-        );
+        assert!(both() <= before && before - both() < 100, "{}", both());
     }
 
     #[test]
@@ -152,30 +227,63 @@ mod tests {
         ];
         for other in others {
             let memory = memory();
-            memory.decide(other);
-            assert_eq!(memory.cache_bytes(), CACHE, "{other:?}");
-            memory.decide(LOADED.after(other));
-            assert_eq!(memory.cache_bytes(), CACHE / 8, "{other:?}");
-            memory.decide(other.after(other));
-            assert_eq!(memory.cache_bytes(), CACHE, "{other:?}");
+            let later = |nth: u64, filled: Filled| Filled {
+                lookups: nth * other.lookups,
+                ..filled
+            };
+            let parts = [
+                memory.decided(LOADED),
+                memory.decided(later(1, other)),
+                memory.decided(later(1, LOADED)),
+                memory.decided(later(1, LOADED)),
+                memory.decided(later(2, other)),
+            ];
+            assert_eq!(parts, [1, 1, 1, 8, 1], "{other:?}");
         }
     }
 
-    impl Filled {
-        /// The same, later: with as many lookups again.
-        fn after(self, before: Self) -> Self {
-            Self {
-                lookups: before.lookups + self.lookups,
-                ..self
-            }
+    #[test]
+    fn nothing_is_lent_to_operations_in_order() {
+        let memory = memory();
+        memory.learn(16_000, 4000);
+        assert_eq!([LOADED; 3].map(|filled| memory.decided(filled)), [1; 3]);
+    }
+
+    #[test]
+    fn no_more_is_lent_than_the_log_has_room_for() {
+        // With an eighth, a quarter and half of the cache: 82, 73 and 55 MiB.
+        for (due_mib, part) in [(90, 8), (80, 4), (60, 2), (50, 1)] {
+            let memory = memory();
+            let filled = Filled {
+                log_bytes: MEMTABLE / 2,
+                log_bytes_due: (due_mib << 20) / 2,
+                ..LOADED
+            };
+            memory.decided(filled);
+            assert_eq!(memory.decided(filled), part, "{due_mib} MiB");
         }
+    }
+
+    #[test]
+    fn after_a_load_that_was_cut_off_the_cache_waits_for_its_memtable() {
+        let memory = memory_after(3 * MEMTABLE);
+        memory.learn(16_000, 16_000);
+        assert_eq!(memory.cache_bytes(), CACHE / 8);
+        let replayed = Filled {
+            bytes: 9 * MEMTABLE,
+            ..LOADED
+        };
+        memory.decided(LOADED);
+        assert_eq!(memory.decided(replayed), 1);
+        assert_eq!(memory_after(2 * MEMTABLE).cache_bytes(), CACHE);
     }
 
     #[test]
     fn readers_who_come_later_are_heard() {
         let memory = memory();
         assert!(!memory.is_missed(0, 1_000_000), "the cache is whole");
-        memory.decide(Filled {
+        memory.decided(LOADED);
+        memory.decided(Filled {
             lookups: 500,
             ..LOADED
         });

@@ -98,19 +98,19 @@ impl Memtable {
     /// A first memtable, of about `bytes_max` bytes once it is full. Its successors use the memory
     /// of those that are gone again: as much of it waits for that.
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self::with_spare(&Arc::new(Spare::new(bytes_max)), 0)
+        Self::with_spare(&Arc::new(Spare::new(bytes_max)), 0, bytes_max)
     }
 
-    /// The one that follows this one: with room for as many keys, if this one has filled up and
-    /// has not only grown old.
-    pub(crate) fn successor(&self) -> Self {
+    /// The one that follows this one, of about `bytes_max` bytes: with room for as many keys, if this
+    /// one has filled up and has not only grown old.
+    pub(crate) fn successor(&self, bytes_max: u64) -> Self {
         let is_full = 2 * self.bytes() > self.spare.bytes_max();
         let keys = if is_full { self.keys.len() } else { 0 };
-        Self::with_spare(&self.spare, keys)
+        Self::with_spare(&self.spare, keys, bytes_max)
     }
 
-    fn with_spare(spare: &Arc<Spare>, keys: usize) -> Self {
-        let table_bytes_max = spare.bytes_max() / TABLE_PART;
+    fn with_spare(spare: &Arc<Spare>, keys: usize, bytes_max: u64) -> Self {
+        let table_bytes_max = bytes_max / TABLE_PART;
         Self {
             keys: List::new(spare, keys, table_bytes_max),
             spare: Arc::clone(spare),

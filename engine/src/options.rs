@@ -37,8 +37,9 @@ pub enum Backend {
 /// Choices at creation and opening.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Bytes of tree nodes kept in memory. While more than they are is loaded and hardly anybody
-    /// reads, seven eighths of them are newer operations' instead.
+    /// Bytes of tree nodes kept in memory. While more than they are is loaded in no order and hardly
+    /// anybody reads, up to seven eighths of them are newer operations' instead, so that these and
+    /// nodes together have no more than before.
     pub cache_bytes: u64,
     /// Bytes of newer operations kept in memory before a checkpoint is due. While one checkpoint is
     /// written the next operations gather, so it may be two and a quarter times as much, and a batch;

@@ -230,10 +230,9 @@ fn is_due(core: &Arc<Core>, last_ms: u64, at_rest: bool) -> bool {
         return true;
     }
     drop(queue);
-    if core
-        .memory
-        .is_missed(state.active.ops(), core.cache.lookups())
-    {
+    // A memtable that is frozen here is a failed checkpoint's, and has the memory anyway.
+    let lookups = core.cache.lookups();
+    if state.frozen.is_none() && core.memory.is_missed(state.active.ops(), lookups) {
         return true;
     }
     if state.active.is_empty() && state.frozen.is_none() && !core.directory.has_changes() {

@@ -20,3 +20,4 @@ pub use file::{FileDisk, OpenError};
 pub use lane::Writes;
 pub use map::MappedExtent;
 pub use pool::{Backend, IoPool, Op, PoolOptions, Request};
+pub(crate) use slab::gives_back;

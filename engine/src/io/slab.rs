@@ -93,6 +93,11 @@ fn is_whole_pages(address: usize, bytes: usize, page_bytes: usize) -> bool {
     address.is_multiple_of(page_bytes) && bytes.is_multiple_of(page_bytes)
 }
 
+/// Whether a node of so many bytes gives its pages back.
+pub(crate) fn gives_back(bytes: u64) -> bool {
+    bytes.is_multiple_of(page_bytes() as u64)
+}
+
 /// Bytes of a page of this machine.
 fn page_bytes() -> usize {
     static PAGE_BYTES: OnceLock<usize> = OnceLock::new();

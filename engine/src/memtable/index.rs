@@ -49,12 +49,13 @@ impl<T> Index<T> {
         }
     }
 
-    /// One with room for `len` nodes, in a table of at most `bytes_max` bytes.
+    /// One with room for `len` nodes, or for as many as a table of at most `bytes_max` bytes has.
     pub(super) fn with_room(len: usize, bytes_max: u64, chunks: &mut Chunks) -> Self {
         let index = Self::new();
-        let slots = (2 * len).next_power_of_two();
-        let bytes = slots * size_of::<Slot<T>>();
-        if slots > FIRST_SLOTS && bytes as u64 <= bytes_max {
+        let fit = usize::try_from(bytes_max).unwrap_or(usize::MAX) / size_of::<Slot<T>>();
+        let most = (fit / 2 + 1).next_power_of_two(); // the last power of two that fits
+        let slots = (2 * len).next_power_of_two().min(most);
+        if slots > FIRST_SLOTS {
             let table = index.empty(slots, chunks);
             index.table.store(table.as_ptr(), Ordering::Release);
         }

@@ -74,19 +74,20 @@ fn a_memtable_has_room_for_as_many_keys_as_the_one_before_it() {
     let first = Memtable::new(200 * keys);
     assert_eq!(table_bytes(&first), 0);
     fill(&first);
-    let second = first.successor();
+    let second = first.successor(200 * keys);
     let room = table_bytes(&second);
     assert!(0 < room && room < table_bytes(&first), "one table, not all");
     fill(&second);
     assert_eq!(table_bytes(&second), room, "it did not grow");
 
-    // Not where that would be much of all that memtables may take, nor where few keys came.
+    // No more than would be much of all that it may take, and nothing where few keys came.
     let little = Memtable::new(1 << 10);
     fill(&little);
-    assert_eq!(little.successor().bytes(), 0);
+    assert!((1..=512).contains(&table_bytes(&little.successor(1 << 10))));
+    assert_eq!(table_bytes(&little.successor(200 * keys)), room);
     let large = Memtable::new(1 << 30);
     fill(&large);
-    assert_eq!(large.successor().bytes(), 0);
+    assert_eq!(large.successor(1 << 30).bytes(), 0);
 }
 
 #[test]
