@@ -565,8 +565,10 @@ impl Running {
         core.moved.notify_all();
         drop(queue);
         drop(state);
-        let ops = self.frozen.memtable.ops();
-        core.memory.learn(ops, self.ground.retired_nodes.len());
+        let replaced = self.ground.retired_blocks();
+        let replaced: u64 = replaced.map(|run| u64::from(run.units)).sum();
+        let replaced = replaced * core.identity.geometry.unit();
+        core.memory.learn(self.frozen.memtable.bytes(), replaced);
         core.cache.hold(core.memory.cache_bytes());
         core.cache.forget(&self.ground.retired_nodes);
     }

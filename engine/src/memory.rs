@@ -28,9 +28,6 @@ const PARTS: [u64; 3] = [8, 4, 2];
 /// So many operations for each node that somebody asks for are a load.
 const OPS_PER_LOOKUP: u64 = 16;
 
-/// Operations that change fewer nodes than one of so many are in order, or are many for each.
-const OPS_PER_NODE: u64 = 4;
-
 /// Memtables in a row that have filled up with a load.
 const FULL_MIN: u32 = 2;
 
@@ -44,7 +41,8 @@ pub(crate) struct Memory {
     part: AtomicU64,
     /// Nodes that had been asked for when memtables were last frozen.
     lookups: AtomicU64,
-    /// Whether the last checkpoint changed a node for every few operations.
+    /// Whether the last checkpoint replaced more bytes of nodes than its operations had: in order they
+    /// replace few, or fill what they replace.
     scattered: AtomicBool,
     /// Memtables in a row that a load has filled.
     full: AtomicU32,
@@ -139,10 +137,10 @@ impl Memory {
         PARTS.into_iter().find(fits).unwrap_or(1)
     }
 
-    /// A checkpoint of `ops` operations has replaced so many nodes.
-    pub(crate) fn learn(&self, ops: u64, nodes: usize) {
-        let scattered = nodes as u64 > ops / OPS_PER_NODE;
-        self.scattered.store(scattered, Ordering::Relaxed);
+    /// A checkpoint of so many bytes of operations has replaced so many of nodes.
+    pub(crate) fn learn(&self, ops_bytes: u64, node_bytes: u64) {
+        self.scattered
+            .store(node_bytes > ops_bytes, Ordering::Relaxed);
     }
 
     /// Whether readers have come who miss the cache, beside `ops` operations since memtables were
@@ -178,10 +176,10 @@ mod tests {
         Memory::new(&options, &Geometry::default(), replayed_bytes)
     }
 
-    /// One whose last checkpoint changed a node for every operation.
+    /// One whose last checkpoint replaced all leaves.
     fn memory() -> Memory {
         let memory = memory_after(0);
-        memory.learn(16_000, 16_000);
+        memory.learn(MEMTABLE, CACHE);
         memory
     }
 
@@ -245,7 +243,7 @@ mod tests {
     #[test]
     fn nothing_is_lent_to_operations_in_order() {
         let memory = memory();
-        memory.learn(16_000, 4000);
+        memory.learn(MEMTABLE, MEMTABLE);
         assert_eq!([LOADED; 3].map(|filled| memory.decided(filled)), [1; 3]);
     }
 
@@ -267,7 +265,7 @@ mod tests {
     #[test]
     fn after_a_load_that_was_cut_off_the_cache_waits_for_its_memtable() {
         let memory = memory_after(3 * MEMTABLE);
-        memory.learn(16_000, 16_000);
+        memory.learn(MEMTABLE, CACHE);
         assert_eq!(memory.cache_bytes(), CACHE / 8);
         let replayed = Filled {
             bytes: 9 * MEMTABLE,
