@@ -565,10 +565,12 @@ impl Running {
         core.moved.notify_all();
         drop(queue);
         drop(state);
-        let replaced = self.ground.retired_blocks();
-        let replaced: u64 = replaced.map(|run| u64::from(run.units)).sum();
-        let replaced = replaced * core.identity.geometry.unit();
-        core.memory.learn(self.frozen.memtable.bytes(), replaced);
+        let unit = core.identity.geometry.unit();
+        let bytes = |run: Run| u64::from(run.units) * unit;
+        let replaced = self.ground.retired_blocks().map(bytes).sum();
+        let placed = self.ground.placed.iter().copied().map(bytes).sum();
+        core.memory
+            .learn(self.frozen.memtable.bytes(), replaced, placed);
         core.cache.hold(core.memory.cache_bytes());
         core.cache.forget(&self.ground.retired_nodes);
     }

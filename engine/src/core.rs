@@ -634,8 +634,9 @@ impl Core {
     pub(crate) fn freeze(&self) -> Frozen {
         // Made before anybody has to wait for it. Who freezes is one, so the active one stays.
         let active = Arc::clone(&self.state.load().active);
-        self.share_memory(&active);
-        let successor = Arc::new(active.successor(self.memory.memtable_bytes()));
+        let part = self.memory.choose(self.filled(&active));
+        let bytes_max = self.memory.memtable_bytes_with(part);
+        let successor = Arc::new(active.successor(bytes_max));
         let mut queue = self.queue.lock();
         queue.close_open();
         let log_start = queue.head();
@@ -649,28 +650,30 @@ impl Core {
         self.registry.publish(&next);
         self.state.store(next);
         self.owed.freeze();
-        Frozen {
+        let frozen = Frozen {
             memtable: Arc::clone(&state.active),
             log_start,
             newest: queue.issued,
             changes: self.directory.take_changes(),
-        }
+        };
+        drop(queue);
+        // What the next memtable may have the cache gives up now, beside writers; what this one has it
+        // gets back when that is gone.
+        let hold = |bytes: u64| self.cache.hold(bytes.min(self.cache.held()));
+        self.memory.share(part, hold);
+        frozen
     }
 
-    /// Decides who has the memory once this memtable is frozen. The cache gives up at once what the
-    /// next one may have, and gets it back when this one is gone.
-    fn share_memory(&self, filled: &Memtable) {
-        let ring = self.identity.geometry.ring_bytes;
-        let filled = Filled {
-            bytes: filled.bytes(),
-            ops: filled.ops(),
-            log_bytes: self.queue.lock().used(),
-            log_bytes_due: ring / 5 * 2,
+    fn filled(&self, memtable: &Memtable) -> Filled {
+        let log_bytes = self.queue.lock().used();
+        Filled {
+            bytes: memtable.bytes(),
+            ops: memtable.ops(),
+            log_bytes,
+            log_bytes_due: self.identity.geometry.ring_bytes / 5 * 2,
             node_bytes: self.node_units.load(Ordering::Relaxed) * self.identity.geometry.unit(),
             lookups: self.cache.lookups(),
-        };
-        let hold = |bytes: u64| self.cache.hold(bytes.min(self.cache.held()));
-        self.memory.decide(filled, hold);
+        }
     }
 }
 

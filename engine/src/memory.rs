@@ -13,7 +13,8 @@
 //! - Nothing is lent that would not be used: by operations in order, by a log that has no room for
 //!   them, or to a single memtable's worth. A warm cache is worth more than that.
 //! - It is decided where memtables are frozen, by what was asked for since the last time. Readers
-//!   who come later ask for a checkpoint ([`Memory::is_missed`]).
+//!   who come later ask for a checkpoint ([`Memory::is_missed`]); a store that makes none any more
+//!   (it only reads, or has failed) stays as it is.
 //! - Nothing but speed depends on it.
 
 use crate::io::gives_back;
@@ -41,8 +42,8 @@ pub(crate) struct Memory {
     part: AtomicU64,
     /// Nodes that had been asked for when memtables were last frozen.
     lookups: AtomicU64,
-    /// Whether the last checkpoint replaced more bytes of nodes than its operations had: in order they
-    /// replace few, or fill what they replace.
+    /// Whether the last checkpoint replaced more bytes of nodes than its operations had, by more: in
+    /// order they add leaves, or take some away, or fill those that they replace.
     scattered: AtomicBool,
     /// Memtables in a row that a load has filled.
     full: AtomicU32,
@@ -67,8 +68,13 @@ impl Memory {
     /// Of a store whose recovery has put `replayed_bytes` into its memtable.
     pub(crate) fn new(options: &Options, geometry: &Geometry, replayed_bytes: u64) -> Self {
         let bytes = options.cache_bytes;
-        // A load that was lent memory was cut off: its memtable has that until the next one.
-        let was_lent = replayed_bytes / 9 * 4 > options.memtable_bytes;
+        // What was replayed may be what a load had been lent, until the next checkpoint.
+        let over = u128::from(replayed_bytes) * 4 / 9;
+        let fits = |part: u64| {
+            let lent = u128::from(bytes - bytes / part) * 4 / 9;
+            over <= u128::from(options.memtable_bytes) + lent
+        };
+        let part = [1, 2, 4, 8].into_iter().find(|part| fits(*part));
         Self {
             // So that its parts divide without a rest among the cache's own.
             cache_bytes: if bytes < 1 << 20 {
@@ -78,7 +84,7 @@ impl Memory {
             },
             memtable_bytes: options.memtable_bytes,
             lends: gives_back(geometry.unit() << geometry.leaf_order),
-            part: AtomicU64::new(if was_lent { PARTS[0] } else { 1 }),
+            part: AtomicU64::new(part.unwrap_or(PARTS[0])),
             lookups: AtomicU64::new(0),
             scattered: AtomicBool::new(false),
             full: AtomicU32::new(0),
@@ -100,20 +106,15 @@ impl Memory {
         self.memtable_bytes_with(self.part.load(Ordering::Relaxed))
     }
 
-    fn memtable_bytes_with(&self, part: u64) -> u64 {
+    /// The same, if the cache has one of `part` parts.
+    pub(crate) fn memtable_bytes_with(&self, part: u64) -> u64 {
         let lent = self.cache_bytes - self.cache_bytes / part;
         self.memtable_bytes + lent / 9 * 4
     }
 
-    /// A memtable is frozen: decides for the next one. `hold` has the cache hold no more than so many
-    /// bytes.
-    pub(crate) fn decide(&self, filled: Filled, hold: impl FnOnce(u64)) {
-        let part = self.part_for(filled);
-        hold(self.cache_bytes / part);
-        self.part.store(part, Ordering::Relaxed);
-    }
-
-    fn part_for(&self, filled: Filled) -> u64 {
+    /// A memtable is about to be frozen: the part of its bytes that the cache will be left with. Asked
+    /// once, and [`Memory::share`]d when nobody writes to that memtable any more.
+    pub(crate) fn choose(&self, filled: Filled) -> u64 {
         let before = self.lookups.swap(filled.lookups, Ordering::Relaxed);
         let asked = filled.lookups.saturating_sub(before);
         let loads = filled.bytes >= self.memtable_bytes
@@ -137,10 +138,17 @@ impl Memory {
         PARTS.into_iter().find(fits).unwrap_or(1)
     }
 
-    /// A checkpoint of so many bytes of operations has replaced so many of nodes.
-    pub(crate) fn learn(&self, ops_bytes: u64, node_bytes: u64) {
-        self.scattered
-            .store(node_bytes > ops_bytes, Ordering::Relaxed);
+    /// The cache has that part from now on: `hold` has it hold no more than so many bytes, before
+    /// memtables take.
+    pub(crate) fn share(&self, part: u64, hold: impl FnOnce(u64)) {
+        hold(self.cache_bytes / part);
+        self.part.store(part, Ordering::Relaxed);
+    }
+
+    /// A checkpoint of so many bytes of operations has replaced so many bytes of nodes by so many.
+    pub(crate) fn learn(&self, ops_bytes: u64, replaced: u64, placed: u64) {
+        let scattered = replaced.min(placed) > ops_bytes;
+        self.scattered.store(scattered, Ordering::Relaxed);
     }
 
     /// Whether readers have come who miss the cache, beside `ops` operations since memtables were
@@ -173,20 +181,22 @@ mod tests {
             memtable_bytes: MEMTABLE,
             ..Options::default()
         };
-        Memory::new(&options, &Geometry::default(), replayed_bytes)
+        let mut memory = Memory::new(&options, &Geometry::default(), replayed_bytes);
+        memory.lends = true; // whatever this machine's pages are
+        memory
     }
 
     /// One whose last checkpoint replaced all leaves.
     fn memory() -> Memory {
         let memory = memory_after(0);
-        memory.learn(MEMTABLE, CACHE);
+        memory.learn(MEMTABLE, CACHE, CACHE);
         memory
     }
 
     impl Memory {
         /// The part that the cache is left with.
         fn decided(&self, filled: Filled) -> u64 {
-            self.decide(filled, |bytes| assert!(bytes <= CACHE));
+            self.share(self.choose(filled), |bytes| assert!(bytes <= CACHE));
             CACHE / self.cache_bytes()
         }
     }
@@ -198,7 +208,8 @@ mod tests {
         assert_eq!(memory.memtable_bytes(), MEMTABLE);
         let before = both();
         assert_eq!(memory.decided(LOADED), 1);
-        memory.decide(LOADED, |bytes| {
+        let part = memory.choose(LOADED);
+        memory.share(part, |bytes| {
             assert_eq!(bytes, CACHE / 8);
             assert_eq!(memory.memtable_bytes(), MEMTABLE, "nobody has taken yet");
         });
@@ -243,8 +254,11 @@ mod tests {
     #[test]
     fn nothing_is_lent_to_operations_in_order() {
         let memory = memory();
-        memory.learn(MEMTABLE, MEMTABLE);
-        assert_eq!([LOADED; 3].map(|filled| memory.decided(filled)), [1; 3]);
+        // Overwriting, inserting, deleting.
+        for (replaced, placed) in [(MEMTABLE, MEMTABLE), (0, CACHE), (CACHE, 0)] {
+            memory.learn(MEMTABLE, replaced, placed);
+            assert_eq!([LOADED; 3].map(|filled| memory.decided(filled)), [1; 3]);
+        }
     }
 
     #[test]
@@ -264,8 +278,8 @@ mod tests {
 
     #[test]
     fn after_a_load_that_was_cut_off_the_cache_waits_for_its_memtable() {
-        let memory = memory_after(3 * MEMTABLE);
-        memory.learn(MEMTABLE, CACHE);
+        let memory = memory_after(9 * MEMTABLE);
+        memory.learn(MEMTABLE, CACHE, CACHE);
         assert_eq!(memory.cache_bytes(), CACHE / 8);
         let replayed = Filled {
             bytes: 9 * MEMTABLE,
@@ -273,7 +287,9 @@ mod tests {
         };
         memory.decided(LOADED);
         assert_eq!(memory.decided(replayed), 1);
+        // A little more than memtables have by themselves takes no more than half.
         assert_eq!(memory_after(2 * MEMTABLE).cache_bytes(), CACHE);
+        assert_eq!(memory_after(5 * MEMTABLE / 2).cache_bytes(), CACHE / 2);
     }
 
     #[test]

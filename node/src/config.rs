@@ -31,7 +31,8 @@ pub struct Config {
     pub text_port: u16,
     /// Whether a put is acknowledged before it is durable.
     pub buffered_writes: bool,
-    /// Bytes of memory for the nodes of the tree.
+    /// Bytes of memory for the nodes of the tree; lent to writes while much more is loaded and hardly
+    /// anybody reads.
     pub cache_size: u64,
     /// Bytes of memory for writes that no checkpoint has carried yet.
     pub memtable_size: u64,
