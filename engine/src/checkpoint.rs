@@ -510,11 +510,16 @@ impl Running {
         retired.into_iter().collect()
     }
 
+    /// Units of nodes that are new, and of those that they replace.
+    fn changed_units(&self) -> (u64, u64) {
+        let units = |run: Run| u64::from(run.units);
+        let placed = self.ground.placed.iter().copied().map(units).sum();
+        (placed, self.ground.retired_blocks().map(units).sum())
+    }
+
     /// Units of all trees' nodes, after those that the last superblock counted.
     fn node_units(&self, before: u64) -> u64 {
-        let units = |run: Run| u64::from(run.units);
-        let placed: u64 = self.ground.placed.iter().copied().map(units).sum();
-        let retired: u64 = self.ground.retired_blocks().map(units).sum();
+        let (placed, retired) = self.changed_units();
         (before + placed).saturating_sub(retired)
     }
 
@@ -566,11 +571,9 @@ impl Running {
         drop(queue);
         drop(state);
         let unit = core.identity.geometry.unit();
-        let bytes = |run: Run| u64::from(run.units) * unit;
-        let replaced = self.ground.retired_blocks().map(bytes).sum();
-        let placed = self.ground.placed.iter().copied().map(bytes).sum();
-        core.memory
-            .learn(self.frozen.memtable.bytes(), replaced, placed);
+        let (placed, replaced) = self.changed_units();
+        let ops_bytes = self.frozen.memtable.bytes();
+        core.memory.learn(ops_bytes, replaced * unit, placed * unit);
         core.cache.hold(core.memory.cache_bytes());
         core.cache.forget(&self.ground.retired_nodes);
     }

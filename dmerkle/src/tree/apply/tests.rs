@@ -291,10 +291,7 @@ fn fences_that_disagree_are_corrupt() {
 /// is read; where two of three leaves change, what is left of a run of them is.
 #[test]
 fn nearly_every_leaf_is_named_some_reads_before_its_own() {
-    for (leaf_order, in_vain_percent, puts) in [
-        (0, 200, [1000, 100, 100, 100]),
-        (2, 15, [1000, 800, 800, 800]),
-    ] {
+    for (leaf_order, puts) in [(0, [1000, 100, 100, 100]), (2, [1000, 800, 800, 800])] {
         let geometry = Geometry {
             leaf_order,
             ..Geometry::default()
@@ -319,7 +316,7 @@ fn nearly_every_leaf_is_named_some_reads_before_its_own() {
             assert!(reads > 100, "leaves and branches");
             assert!(late * 100 <= reads, "{late} of {reads}");
             assert!(
-                named * 100 < reads * (100 + in_vain_percent),
+                named * 100 < reads * 115,
                 "what is named is mostly read: {named}, {reads}"
             );
             memory.named.clear();
